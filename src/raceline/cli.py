@@ -1,0 +1,5 @@
+"""The command line: `raceline ROOM VERB`, thin; it knows doors only."""
+
+
+def main() -> None:
+    """Run the command line."""

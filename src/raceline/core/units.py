@@ -1,0 +1,44 @@
+"""Units as people write them: sizes, durations, and names that carry their unit."""
+
+import re
+
+from raceline.core.errors import ConfigError
+
+KIB = 1024
+MIB = 1024**2
+GIB = 1024**3
+
+_SIZE = {"": 1, "b": 1, "k": KIB, "kib": KIB, "m": MIB, "mib": MIB, "g": GIB, "gib": GIB,
+         "kb": 10**3, "mb": 10**6, "gb": 10**9}  # fmt: skip
+
+
+def parse_size_bytes(text: str) -> int:
+    """Bytes of a size such as `512MiB`, `2GiB`, `1.5G` or `4096`.
+
+    Raises:
+        ConfigError: not a size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].lower() not in _SIZE:
+        raise ConfigError(
+            f"{text!r} is not a size", next_step="Write it as 512MiB, 2GiB or a number of bytes."
+        )
+    return int(float(match[1]) * _SIZE[match[2].lower()])
+
+
+def format_bytes(size_bytes: float) -> str:
+    """A size for people, three digits and a binary unit."""
+    for unit, scale in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if abs(size_bytes) >= scale:
+            return f"{size_bytes / scale:.3g} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
+def format_seconds(duration_s: float) -> str:
+    """A duration for people: µs, ms, s or min."""
+    if abs(duration_s) >= 120:
+        return f"{duration_s / 60:.3g} min"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if abs(duration_s) >= scale:
+            return f"{duration_s / scale:.3g} {unit}"
+    return f"{duration_s * 1e9:.3g} ns"

@@ -1,0 +1,18 @@
+"""One model, whatever framework wrote it: graph, signature, checks, reference run, Bundle, Profile."""
+
+from raceline.ir.model import FUSED_DOMAIN, Model
+from raceline.ir.profile import Candidate, Measurement, Profile
+from raceline.ir.signature import Provenance, Shapes, Signature, TensorSpec, Values
+
+__all__ = [
+    "FUSED_DOMAIN",
+    "Candidate",
+    "Measurement",
+    "Model",
+    "Profile",
+    "Provenance",
+    "Shapes",
+    "Signature",
+    "TensorSpec",
+    "Values",
+]

@@ -1,0 +1,120 @@
+"""The measured profile: what a model cost on a platform, for every configuration that was tried."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from raceline.core.errors import BadModelError
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """One way to run a model.
+
+    Attributes:
+        engine: name of a file in engines/.
+        precision: arithmetic of the heavy operators: "fp32", later "int8", "bf16".
+        threads: CPU threads the engine may use for one call.
+        batch: items in one call.
+        streams: calls that run side by side, each with `threads` threads, each with batch / streams items.
+        variant: which graph it runs: "source" (as read) or "optimised" (after the passes).
+    """
+
+    engine: str
+    precision: str = "fp32"
+    threads: int = 1
+    batch: int = 1
+    streams: int = 1
+    variant: str = "optimised"
+
+    def __str__(self) -> str:
+        streams = f" x{self.streams}" if self.streams > 1 else ""
+        return f"{self.engine} {self.precision} {self.variant} t{self.threads}{streams} b{self.batch}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one candidate cost.
+
+    Attributes:
+        latency_s: median seconds of one call of `candidate.batch` items.
+        latency_p99_s: 99th percentile of the same calls.
+        memory_bytes: resident memory the loaded engine added, weights and buffers included.
+        clock_hz: the CPU's clock while measuring, where it can be read.
+        energy_j: energy of one call, where it can be measured.
+        runs: number of timed calls.
+        failure: why it could not run; the figures are then zero.
+    """
+
+    candidate: Candidate
+    latency_s: float = 0.0
+    latency_p99_s: float = 0.0
+    memory_bytes: int = 0
+    clock_hz: float | None = None
+    energy_j: float | None = None
+    runs: int = 0
+    failure: str = ""
+
+    @property
+    def throughput_per_s(self) -> float:
+        """Items per second, calls back to back."""
+        return self.candidate.batch / self.latency_s if self.latency_s else 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All measurements of one model on one platform.
+
+    Attributes:
+        platform: the PlatformProfile's key.
+        model_sha256: digest of the model that was measured.
+        shapes: the inputs' shapes at batch 1.
+    """
+
+    platform: str
+    model_sha256: str
+    shapes: dict[str, tuple[int, ...]]
+    measurements: tuple[Measurement, ...] = field(default=())
+
+    def usable(self, *, threads: int | None = None, batch: int | None = None) -> list[Measurement]:
+        """The measurements that ran, fastest first; `threads` bounds threads x streams from above.
+
+        `batch` keeps that batch alone.
+        """
+        rows: Iterable[Measurement] = (m for m in self.measurements if not m.failure)
+        if threads is not None:
+            rows = (m for m in rows if m.candidate.threads * m.candidate.streams <= threads)
+        if batch is not None:
+            rows = (m for m in rows if m.candidate.batch == batch)
+        return sorted(rows, key=lambda m: m.latency_s / m.candidate.batch)
+
+    def best(self, *, threads: int | None = None, batch: int | None = None) -> Measurement:
+        """The fastest measurement per item under those bounds.
+
+        Raises:
+            BadModelError: nothing ran; the message carries every candidate's failure.
+        """
+        rows = self.usable(threads=threads, batch=batch)
+        if not rows:
+            failures = dict.fromkeys(f"{m.candidate}: {m.failure}" for m in self.measurements if m.failure)
+            raise BadModelError(
+                "no engine could run this model", "; ".join(failures) or "nothing was measured"
+            )
+        return rows[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Profile":
+        """The profile of `to_json`."""
+        rows: Sequence[dict[str, Any]] = data["measurements"]
+        return cls(
+            platform=data["platform"],
+            model_sha256=data["model_sha256"],
+            shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
+            measurements=tuple(
+                Measurement(**{**row, "candidate": Candidate(**row["candidate"])}) for row in rows
+            ),
+        )

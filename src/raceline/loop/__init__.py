@@ -1,0 +1,3 @@
+"""Journeys through all rooms."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Answer requests at the target latency."""
+
+__all__: list[str] = []

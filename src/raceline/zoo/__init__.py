@@ -1,0 +1,3 @@
+"""Networks to start from, by task."""
+
+__all__: list[str] = []
