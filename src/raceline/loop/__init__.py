@@ -1,3 +1,5 @@
-"""Journeys through all rooms."""
+"""Journeys through all rooms: a model file in, a served and measured endpoint out."""
 
-__all__: list[str] = []
+from raceline.loop.console import TerminalProgress
+
+__all__ = ["TerminalProgress"]

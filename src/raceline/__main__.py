@@ -1,0 +1,5 @@
+"""`python -m raceline` is the command line."""
+
+from raceline.cli import main
+
+main()
