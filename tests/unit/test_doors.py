@@ -13,7 +13,8 @@ OPEN = {"core", "ir"}  # shared vocabulary: their modules may be imported direct
 
 def door(room):
     """The names a room offers."""
-    tree = ast.parse((SOURCE / room / "__init__.py").read_text())
+    file = SOURCE / room / "__init__.py"
+    tree = ast.parse((file if file.exists() else SOURCE / f"{room}.py").read_text())
     for node in tree.body:
         target = getattr(node, "target", None) or getattr(node, "targets", [None])[0]
         if target is not None and ast.unparse(target) == "__all__":

@@ -48,8 +48,12 @@ def bars(rows: Sequence[Bar], *, title: str, label_width: int = 250) -> str:
         y = top + i * step
         length = max(1.0, room * row.value / longest)
         parts.append(f'<text x="{label_width - 8}" y="{y + 14}" class="label end">{escape(row.label)}</text>')
-        parts.append(f'<rect x="{label_width}" y="{y}" width="{length:.1f}" height="18" rx="3" class="{row.style}"/>')
-        parts.append(f'<text x="{label_width + length + 6:.1f}" y="{y + 14}" class="value">{escape(row.text)}</text>')
+        parts.append(
+            f'<rect x="{label_width}" y="{y}" width="{length:.1f}" height="18" rx="3" class="{row.style}"/>'
+        )
+        parts.append(
+            f'<text x="{label_width + length + 6:.1f}" y="{y + 14}" class="value">{escape(row.text)}</text>'
+        )
     return "".join([*parts, "</svg>"])
 
 
@@ -63,12 +67,18 @@ def lines(curves: Sequence[Line], *, title: str, x_label: str, y_label: str, log
     for i, curve in enumerate(curves):
         path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in curve.points)
         parts.append(f'<polyline points="{path}" class="line {curve.style}"/>')
-        parts.append(f'<rect x="{frame.left + 12}" y="{16 + 20 * i}" width="14" height="4" class="{curve.style}"/>')
-        parts.append(f'<text x="{frame.left + 32}" y="{22 + 20 * i}" class="label">{escape(curve.label)}</text>')
+        parts.append(
+            f'<rect x="{frame.left + 12}" y="{16 + 20 * i}" width="14" height="4" class="{curve.style}"/>'
+        )
+        parts.append(
+            f'<text x="{frame.left + 32}" y="{22 + 20 * i}" class="label">{escape(curve.label)}</text>'
+        )
     middle = (frame.left + frame.right) / 2
     parts.append(f'<text x="{middle}" y="{frame.height - 4}" class="label middle">{escape(x_label)}</text>')
     turned = f'transform="rotate(-90 14 {frame.bottom / 2})"'
-    parts.append(f'<text x="14" y="{frame.bottom / 2}" {turned} class="label middle">{escape(y_label)}</text>')
+    parts.append(
+        f'<text x="14" y="{frame.bottom / 2}" {turned} class="label middle">{escape(y_label)}</text>'
+    )
     return "".join([*parts, "</svg>"])
 
 
@@ -110,12 +120,16 @@ class _Frame:
         for value in ticks(0.0, self.y_high):
             y = self.y(value)
             parts.append(f'<path d="M{self.left} {y:.1f}H{self.right}" class="grid"/>')
-            parts.append(f'<text x="{self.left - 6}" y="{y + 4:.1f}" class="label end">{_short(value)}</text>')
+            parts.append(
+                f'<text x="{self.left - 6}" y="{y + 4:.1f}" class="label end">{_short(value)}</text>'
+            )
         values = log_ticks(self.x_low, self.x_high) if self.log_x else ticks(self.x_low, self.x_high)
         for value in values:
             x = self.x(value)
             parts.append(f'<path d="M{x:.1f} {self.top}V{self.bottom}" class="grid"/>')
-            parts.append(f'<text x="{x:.1f}" y="{self.bottom + 18}" class="label middle">{_short(value)}</text>')
+            parts.append(
+                f'<text x="{x:.1f}" y="{self.bottom + 18}" class="label middle">{_short(value)}</text>'
+            )
         return parts
 
 
