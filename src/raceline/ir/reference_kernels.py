@@ -392,4 +392,4 @@ def _cut(canvas: Array, before: Ints, after: Ints) -> Array:
     canvas = np.pad(canvas, [(0, 0), (0, 0), *grown])
     ends = zip(before, after, canvas.shape[2:], strict=True)
     kept: tuple[Any, ...] = (..., *(slice(max(0, b), n - max(0, a)) for b, a, n in ends))
-    return canvas[kept]
+    return np.asarray(canvas[kept])

@@ -27,7 +27,8 @@ OPSET_CAP = 26
 
 _OLDEST_IR_VERSION = 8  # model-local functions, and initializers that are not inputs, need it
 _LARGEST_MESSAGE_BYTES = 2_000_000_000  # protobuf ends at 2 GiB; the graph itself needs some room
-_ALWAYS_EMBEDDED_BYTES = 1024  # shapes, axes, scalars: engines read them while loading
+ALWAYS_EMBEDDED_BYTES = 1024
+"""Initializers up to this size (shapes, axes, scalars) stay in the message: engines read them at once."""
 _PAGE_BYTES = 4096
 _LINE_BYTES = 64  # a cache line, and the widest vector register
 
@@ -98,7 +99,7 @@ def bare_proto(program: ir.Model) -> onnx.ModelProto:
     copy.ir_version = max(copy.ir_version, _OLDEST_IR_VERSION)
     graph = copy.graph
     for value, tensor in list(weights.initializers(copy)):
-        if value.graph is graph and tensor.nbytes > _ALWAYS_EMBEDDED_BYTES:
+        if value.graph is graph and tensor.nbytes > ALWAYS_EMBEDDED_BYTES:
             _make_input(graph, value, tensor)
         else:
             value.const_value = _embeddable(tensor)
@@ -135,7 +136,7 @@ def write_onnx(
     program = _copy(model.program, inline=inline_functions, ir_version_cap=ir_version_cap)
     if external_threshold_bytes is None:
         fits = weights.total_bytes(program) <= _LARGEST_MESSAGE_BYTES
-        external_threshold_bytes = _LARGEST_MESSAGE_BYTES if fits else _ALWAYS_EMBEDDED_BYTES
+        external_threshold_bytes = _LARGEST_MESSAGE_BYTES if fits else ALWAYS_EMBEDDED_BYTES
     moved = _split(program, path.parent, external_threshold_bytes)
     data_path = _unused_data_path(program, path)
     if moved:
@@ -233,19 +234,29 @@ def structural_sha256(model: Model) -> str:
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _copy(program: ir.Model, *, inline: bool, ir_version_cap: int) -> ir.Model:
-    copy = inlined(program) if inline else program.clone()
+def capped(program: ir.Model, ir_version_cap: int) -> ir.Model:
+    """A copy that claims no newer IR version than `ir_version_cap`."""
+    copy = program.clone()
     copy.ir_version = max(min(copy.ir_version, ir_version_cap), _OLDEST_IR_VERSION)
     return copy
+
+
+def embed_rest(program: ir.Model, moved: list[tuple[ir.Value, ir.TensorProtocol]]) -> None:
+    """Make every initializer that is not among `moved` part of the message."""
+    chosen = {id(value) for value, _ in moved}
+    for value, tensor in weights.initializers(program):
+        if id(value) not in chosen:
+            value.const_value = _embeddable(tensor)
+
+
+def _copy(program: ir.Model, *, inline: bool, ir_version_cap: int) -> ir.Model:
+    return capped(inlined(program) if inline else program, ir_version_cap)
 
 
 def _split(program: ir.Model, folder: Path, threshold_bytes: int) -> list[tuple[ir.Value, ir.TensorProtocol]]:
     """Embed the small tensors, keep references that hold, and return the initializers to be written."""
     large = externalise(program, threshold_bytes)
-    chosen = {id(value) for value, _ in large}
-    for value, tensor in weights.initializers(program):
-        if id(value) not in chosen:
-            value.const_value = _embeddable(tensor)
+    embed_rest(program, large)
     return [pair for pair in large if not _lies_in(folder, pair[1])]
 
 
