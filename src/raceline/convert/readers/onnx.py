@@ -1,0 +1,195 @@
+"""Read ONNX: any IR version, any opset the standard has defined, weights inside or beside the file.
+
+A weight file beside the model is never loaded: its tensors are mapped when they are used. Nothing is
+converted on the way; the opset stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raceline.core.errors import BadModelError
+from raceline.core.units import format_bytes
+from raceline.ir import load, operators, structure, weights, wire
+from raceline.ir.axes import signature_of
+from raceline.ir.check import check
+from raceline.ir.limits import Limits
+from raceline.ir.model import Model
+from raceline.ir.serialise import IR_VERSION_CAP, OPSET_CAP
+from raceline.ir.signature import Provenance, Signature
+from raceline.ir.values import infer_values
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+description = "ONNX models (.onnx), with their weights inside or in files beside them"
+extensions = (".onnx",)
+
+_logger = logging.getLogger(__name__)
+_GRAPH, _IR_VERSION, _OPSETS = 7, 1, 8  # fields of ModelProto
+_MOST_FIELDS = 64  # enough to meet the graph in any file; a model has a handful before it
+_BLOCK_BYTES = 1 << 20
+
+
+def recognises(path: Path) -> bool:
+    """Whether the file looks like an ONNX model: a protobuf message with a version and a graph.
+
+    Reads a few bytes at any file size; a file that was cut off inside its graph is still recognised.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _looks_like_model(data)
+    except (OSError, ValueError):  # unreadable or empty
+        return False
+
+
+def read(path: Path, *, limits: Limits | None = None) -> Model:
+    """Read and check a model.
+
+    Args:
+        path: the model file.
+        limits: what the file may ask of this machine.
+
+    Returns:
+        the model; its provenance names everything unusual.
+
+    Raises:
+        BadModelError: the file is no whole ONNX model, hostile, or beyond the limits.
+        UnsupportedOperatorError: operators that no standard and no function defines, all of them.
+    """
+    limits = limits or Limits()
+    data = _content(path, limits)
+    proto = load.parse(data, path.name, limits)
+    steps = _unusual(proto)
+    files = load.ExternalFiles(path.parent)
+    load.check_proto(proto, path.name, limits, files.size_bytes)
+    program = load.build(proto, path.name, path.parent.resolve())
+    steps += _settle_inputs(program)
+    provenance = Provenance(
+        source=path.name,
+        source_format="onnx",
+        source_sha256=_sha256(data, files),
+        producer=" ".join(filter(None, (proto.producer_name, proto.producer_version))),
+    )
+    del proto, data  # the program owns its weights now
+    model = Model(program, Signature((), ()), provenance)
+    model.signature = signature_of(program, infer_values(program))
+    check(model, allow_nan=limits.allow_nan)
+    for step in steps + _infinities(program):
+        model = model.with_step(step)
+    return model
+
+
+def example(folder: Path) -> Path:
+    """Write the smallest useful model into `folder`: y = Relu(x w), two items or more at once."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(3, 2) - 2, "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    x, y = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", size])
+        for name, size in (("x", 3), ("y", 2))
+    )
+    graph = helper.make_graph(nodes, "example", [x], [y], [weight])
+    path = folder / "example.onnx"
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8, producer_name="raceline"), path)
+    return path
+
+
+def _looks_like_model(data: mmap.mmap) -> bool:
+    seen: set[int] = set()
+    for count, field in enumerate(wire.fields(memoryview(data))):
+        # Only the last field of a whole file ends at its end; nothing may lie before it but known fields.
+        if (field.number == _IR_VERSION and field.kind != 0) or count > _MOST_FIELDS:
+            return False
+        seen.add(field.number)
+        if _GRAPH in seen and seen & {_IR_VERSION, _OPSETS}:
+            return True
+    return False
+
+
+def _content(path: Path, limits: Limits) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        BadModelError: there is no such plain file, or it is empty or too large.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no plain file"
+            raise BadModelError(f"{path} is {kind}", next_step="Name the .onnx file itself.")
+        if status.st_size > limits.max_model_bytes:
+            why = f"{format_bytes(status.st_size)}, over the limit of {format_bytes(limits.max_model_bytes)}"
+            raise BadModelError(f"{path.name} is too large", why, "Raise max_model_bytes if memory allows.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadModelError(f"{path} cannot be read", error.strerror or str(error)) from error
+    if not data:
+        raise BadModelError(f"{path.name} is empty", next_step="Download or export it again.")
+    return data
+
+
+def _sha256(data: bytes, files: load.ExternalFiles) -> str:
+    """Digest of the model file, and of its external files in order of name."""
+    sha = hashlib.sha256(data)
+    for location in sorted(files.used):
+        with files.used[location].open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                sha.update(block)
+    return sha.hexdigest()
+
+
+def _unusual(proto: onnx.ModelProto) -> list[str]:
+    """What a reader of the provenance should know; nodes are put in order on the way."""
+    steps = []
+    if structure.sort_nodes(proto.graph):
+        steps.append("Put nodes in the order of their dependencies: the file had them otherwise.")
+    if proto.ir_version > IR_VERSION_CAP:
+        written = f"it is written as {IR_VERSION_CAP} for them"
+        steps.append(f"IR version {proto.ir_version} is newer than engines take; {written}.")
+    opset = structure.opsets(proto).get("", 0)
+    if OPSET_CAP < opset <= operators.newest_opset():
+        steps.append(f"Opset {opset} is newer than {OPSET_CAP}, the last that all engines promise to take.")
+    if proto.training_info:
+        steps.append("Left out the training graphs.")
+    return steps
+
+
+def _settle_inputs(program: ir.Model) -> list[str]:
+    """Make every input that has a default value a constant: engines fold those, callers never set them."""
+    graph = program.graph
+    defaults = [value for value in graph.inputs if value.name in graph.initializers]
+    for value in defaults:
+        graph.inputs.remove(value)
+    if not defaults or program.ir_version < 4:  # until then every weight had to be an input too
+        return []
+    names = ", ".join(str(value.name) for value in defaults[:5])
+    return [f"Fixed {len(defaults)} inputs at their default values ({names})."]
+
+
+def _infinities(program: ir.Model) -> list[str]:
+    """Record weights that are not finite; those with NaN are here only if the limits allow them.
+
+    A single infinity is how exporters start a maximum or mask a score; it is no news.
+    """
+    steps = []
+    for name, tensor in weights.named_tensors(program):
+        num_nan, num_infinite = weights.non_finite(tensor)
+        if tensor.size > 1 and (num_nan or num_infinite):
+            steps.append(f"Weight {name!r} holds {num_nan} NaN and {num_infinite} infinite elements.")
+    for step in steps:
+        _logger.warning("%s: %s", program.graph.name, step)
+    return steps

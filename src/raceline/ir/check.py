@@ -1,0 +1,119 @@
+"""Whether a model is sound: one function that every reader, pass and bundle goes through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raceline.core.errors import BadModelError, UnsupportedOperatorError
+from raceline.ir import structure, weights
+from raceline.ir.load import root_cause, summary
+from raceline.ir.model import Model
+from raceline.ir.serialise import bare_proto
+from raceline.ir.signature import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
+    import onnx_ir as ir
+
+# Operators whose weights must not be empty: computing with nothing is an accident, not a model.
+_COMPUTING = frozenset("Conv ConvTranspose Gemm MatMul LSTM GRU RNN BatchNormalization".split())
+
+
+def check(model: Model, *, allow_nan: bool = False) -> None:
+    """Check that a model is whole and means something.
+
+    The signature agrees with the graph; every name is written once and before it is read; functions and
+    operators are defined; attributes and types are right by ONNX's own checker; shapes fit together; weights
+    are numbers.
+
+    Args:
+        model: stays as it is.
+        allow_nan: accept weights that hold NaN, and do not look for any. Infinite weights are always
+            accepted: masks hold them.
+
+    Raises:
+        UnsupportedOperatorError: operators without a meaning, all of them.
+        BadModelError: anything else, all problems at once.
+    """
+    problems = _signature_problems(model)
+    problems += _weight_problems(model.program, allow_nan=allow_nan)
+    proto = bare_proto(model.program)
+    problems += structure.problems(proto)
+    unknown = structure.unsupported(proto)
+    if unknown and not problems:
+        raise UnsupportedOperatorError(
+            model.name, unknown, "Express them in standard ONNX operators, or as model-local functions."
+        )
+    if not problems:  # onnx's checkers stop at the first problem and assume a sound structure
+        problems = _onnx_problems(proto)
+    if problems:
+        raise BadModelError(f"{model.name} is broken", summary(problems), "Export the model again.")
+
+
+def _signature_problems(model: Model) -> list[str]:
+    """Where the signature and the graph's inputs and outputs disagree."""
+    graph, signature = model.program.graph, model.signature
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    found = _side_problems("inputs", inputs, signature.inputs)
+    found += _side_problems("outputs", list(graph.outputs), signature.outputs)
+    axis = signature.batch_axis
+    if axis is not None:
+        specs = (*signature.inputs, *signature.outputs)
+        found += [f"{s.name!r} lacks the batch axis {axis!r}" for s in specs if s.shape[:1] != (axis,)]
+    return found
+
+
+def _side_problems(side: str, values: Sequence[ir.Value], specs: Sequence[TensorSpec]) -> list[str]:
+    names, expected = [v.name for v in values], [s.name for s in specs]
+    if names != expected:
+        return [f"the signature's {side} are {expected} and the graph's {names}"]
+    return [problem for v, s in zip(values, specs, strict=True) if (problem := _mismatch(v, s))]
+
+
+def _mismatch(value: ir.Value, spec: TensorSpec) -> str:
+    """How one value differs from its spec; empty where it does not."""
+    if value.dtype is not None and value.dtype.numpy().name != spec.dtype:
+        return f"{spec.name!r} is {spec.dtype} by the signature and {value.dtype.numpy().name} in the graph"
+    if value.shape is None:
+        return ""
+    if len(value.shape) != len(spec.shape):
+        return (
+            f"{spec.name!r} has {len(spec.shape)} axes by the signature and {len(value.shape)} in the graph"
+        )
+    fixed = [(a, b) for a, b in zip(value.shape, spec.shape, strict=True) if isinstance(a, int)]
+    wrong = [f"{b} by the signature and {a} in the graph" for a, b in fixed if a > 0 and a != b]
+    return f"{spec.name!r} has an axis of {wrong[0]}" if wrong else ""
+
+
+def _weight_problems(program: ir.Model, *, allow_nan: bool) -> list[str]:
+    found = []
+    for name, tensor in () if allow_nan else weights.named_tensors(program):
+        num_nan, _ = weights.non_finite(tensor)
+        if num_nan:
+            found.append(f"weight {name!r} holds {num_nan} NaN of {tensor.size} elements")
+    for node in program.graph.all_nodes():
+        if node.op_type not in _COMPUTING:
+            continue
+        for value in node.inputs:
+            tensor_or_none = None if value is None else value.const_value
+            if value is not None and tensor_or_none is not None and 0 in tensor_or_none.shape:
+                shape = list(tensor_or_none.shape.numpy())
+                found.append(f"weight {value.name!r} of {node.op_type} has the empty shape {shape}")
+    return found
+
+
+def _onnx_problems(proto: onnx.ModelProto) -> list[str]:
+    """What onnx's checker and its shape inference say."""
+    import onnx
+
+    proto.ir_version = min(proto.ir_version, onnx.IR_VERSION)  # the checker refuses what it was built before
+    try:
+        onnx.checker.check_model(proto)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.checker.ValidationError as error:
+        return [root_cause(error)]
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        return [f"shapes or types do not fit together: {root_cause(error)}"]
+    return []

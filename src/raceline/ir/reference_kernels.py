@@ -1,0 +1,395 @@
+"""Plain NumPy kernels where the onnx package's reference evaluator is wrong, inexact or wasteful.
+
+What each replaces and why stands in `reference_operators`. All sum in float32 or better. Legend of shapes:
+N batch, C channels in, M channels out, G groups, K kernel positions times channels, L positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Ints = Sequence[int]
+
+_MOST_COLUMN_BYTES = 32 * 1024**2
+
+
+def conv(
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Ints | None = None,
+    group: int = 1,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """Convolution as ONNX defines it: the weights times what each output position sees.
+
+    Args:
+        x: (N, C, *space).
+        w: (M, C/G, *kernel).
+        bias: (M,).
+        auto_pad: NOTSET, VALID, SAME_UPPER or SAME_LOWER.
+        dilations: step inside the kernel, per axis in space.
+        group: G.
+        pads: zeros before each axis, then after each.
+        strides: step of the kernel, per axis in space.
+
+    Returns:
+        (N, M, *space out), of x's element type.
+    """
+    kernel, space = w.shape[2:], x.ndim - 2
+    dilations, strides = dilations or [1] * space, strides or [1] * space
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    before, after = _conv_pads(auto_pad, pads, x.shape[2:], reach, strides)
+    padded = np.pad(_widen(x), [(0, 0), (0, 0), *zip(before, after, strict=True)])
+    out = [(p - r) // s + 1 for p, r, s in zip(padded.shape[2:], reach, strides, strict=True)]
+    if min(out, default=1) < 1:
+        raise ValueError(f"a kernel that reaches {reach} does not fit into {list(padded.shape[2:])}")
+    num_out, num_taps = w.shape[0] // group, int(np.prod(w.shape[1:]))
+    w_GMK = _contiguous(_widen(w).reshape(group, num_out, num_taps))
+    total = np.empty((x.shape[0], group, num_out, *out), padded.dtype)
+    row_bytes = padded.itemsize * group * num_taps * int(np.prod(out[1:]))
+    step = max(1, _MOST_COLUMN_BYTES // row_bytes)
+    for item, start in product(range(x.shape[0]), range(0, out[0], step)):
+        size = [min(step, out[0] - start), *out[1:]]
+        first = padded[item, :, start * strides[0] :]
+        columns_GKL = _columns(first, kernel, dilations, strides, size).reshape(group, num_taps, -1)
+        total[item, :, :, start : start + size[0]] = (w_GMK @ columns_GKL).reshape(group, num_out, *size)
+    return _finish(total.reshape(x.shape[0], w.shape[0], *out), bias, x)
+
+
+def conv_transpose(
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Ints | None = None,
+    group: int = 1,
+    output_padding: Ints | None = None,
+    output_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """Transposed convolution as ONNX defines it: every input element adds its scaled kernel to the output.
+
+    Args:
+        x: (N, C, *space).
+        w: (C, M/G, *kernel).
+        bias: (M,).
+        auto_pad: NOTSET, VALID, SAME_UPPER or SAME_LOWER.
+        dilations: step inside the kernel, per axis in space.
+        group: G.
+        output_padding: zeros added after the end of each axis.
+        output_shape: sizes in space; decides the padding where given.
+        pads: what to cut before each axis, then after each.
+        strides: step of the kernel, per axis in space.
+
+    Returns:
+        (N, M, *space out), of x's element type.
+    """
+    kernel, space = w.shape[2:], x.ndim - 2
+    dilations, strides = dilations or [1] * space, strides or [1] * space
+    extra = output_padding or [0] * space
+    zipped = zip(x.shape[2:], kernel, dilations, strides, extra, strict=True)
+    full = [s * (i - 1) + (k - 1) * d + 1 + e for i, k, d, s, e in zipped]
+    before, after = _transpose_pads(auto_pad, pads, output_shape, full, x.shape[2:], strides)
+    wide, m = _widen(x), w.shape[1]
+    canvas = np.zeros((x.shape[0], group * m, *full), wide.dtype)
+    x_NGCL = wide.reshape(x.shape[0], group, x.shape[1] // group, int(np.prod(x.shape[2:])))
+    w_GMCk = np.swapaxes(_widen(w).reshape(group, x.shape[1] // group, m, *kernel), 1, 2)
+    for at in np.ndindex(*kernel):
+        places = _window(at, dilations, strides, x.shape[2:])
+        canvas[places] += (_contiguous(w_GMCk[(..., *at)]) @ x_NGCL).reshape(
+            x.shape[0], group * m, *x.shape[2:]
+        )
+    return _finish(_cut(canvas, before, after), bias, x)
+
+
+def global_max_pool(x: Array) -> Array:
+    """The largest element of each channel: (N, C, *space) to (N, C, 1, ...)."""
+    return np.asarray(x.max(axis=tuple(range(2, x.ndim)), keepdims=True))
+
+
+def batch_normalization(
+    x: Array, scale: Array, bias: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5
+) -> Array:
+    """What inference computes: scale * (x - mean) / sqrt(variance + epsilon) + bias, per channel.
+
+    Args:
+        x: (N, C, *space).
+        scale: (C,).
+        bias: (C,).
+        mean: (C,).
+        variance: (C,).
+        epsilon: keeps the root away from zero.
+    """
+    per_channel = (-1, *[1] * (x.ndim - 2))
+    factor = _widen(scale) / np.sqrt(_widen(variance) + epsilon)
+    shifted = _widen(x) - _widen(mean).reshape(per_channel)
+    total = factor.reshape(per_channel) * shifted + _widen(bias).reshape(per_channel)
+    return np.asarray(total.astype(x.dtype, copy=False))
+
+
+def max_pool(
+    x: Array,
+    kernel_shape: Ints,
+    *,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Array:
+    """The largest element that each output position sees; padding never wins.
+
+    Args:
+        x: (N, C, *space).
+        kernel_shape: sizes in space.
+        auto_pad: NOTSET, VALID, SAME_UPPER or SAME_LOWER.
+        ceil_mode: 1 keeps a last, incomplete position that starts inside the padded input.
+        dilations: step inside the kernel, per axis in space.
+        pads: what lies before each axis, then after each.
+        strides: step of the kernel, per axis in space.
+
+    Returns:
+        (N, C, *space out).
+    """
+    space = x.ndim - 2
+    dilations, strides = dilations or [1] * space, strides or [1] * space
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel_shape, dilations, strict=True)]
+    before, after = _conv_pads(auto_pad, pads, x.shape[2:], reach, strides)
+    zipped = zip(x.shape[2:], before, after, reach, strides, strict=True)
+    out = [_num_positions(n, b, a, r, s, bool(ceil_mode)) for n, b, a, r, s in zipped]
+    zipped = zip(x.shape[2:], before, reach, strides, out, strict=True)
+    grown = [(b, max(0, (o - 1) * s + r - n - b)) for n, b, r, s, o in zipped]
+    lowest = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
+    padded = np.pad(x, [(0, 0), (0, 0), *grown], constant_values=lowest)
+    best = np.full((*x.shape[:2], *out), lowest, x.dtype)
+    for at in np.ndindex(*kernel_shape):
+        np.maximum(best, padded[_window(at, dilations, strides, out)], out=best)
+    return best
+
+
+def local_response_norm(x: Array, size: int, alpha: float, beta: float, bias: float) -> Array:
+    """Each element over the energy of its channel and the `size` channels around it.
+
+    Args:
+        x: (N, C, *space).
+        size: channels in one neighbourhood.
+        alpha: weight of the energy.
+        beta: exponent.
+        bias: added to the energy.
+    """
+    squares = _widen(x) ** 2
+    before, after = (size - 1) // 2, size // 2
+    ends = range(x.shape[1])
+    energy = np.stack([squares[:, max(0, c - before) : c + after + 1].sum(1) for c in ends], axis=1)
+    return np.asarray((x / (bias + alpha / size * energy) ** beta).astype(x.dtype, copy=False))
+
+
+def lp_norm(x: Array, p: int, axis: int | tuple[int, ...]) -> Array:
+    """(sum |x|^p)^(1/p) along the axes, which keep length 1."""
+    total = (np.abs(_widen(x)) ** p).sum(axis=axis, keepdims=True)
+    return np.asarray((total ** (1.0 / p)).astype(x.dtype, copy=False))
+
+
+def softmax(x: Array, axis: int) -> Array:
+    """exp(x) over its sum along the axis, shifted so that nothing overflows."""
+    shifted = np.exp(_widen(x) - _widen(x).max(axis=axis, keepdims=True))
+    return np.asarray((shifted / shifted.sum(axis=axis, keepdims=True)).astype(x.dtype, copy=False))
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    """The logarithm of `softmax`, computed without its underflow."""
+    shifted = _widen(x) - _widen(x).max(axis=axis, keepdims=True)
+    return np.asarray((shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))).astype(x.dtype))
+
+
+def hardmax(x: Array, axis: int) -> Array:
+    """One at the first largest element along the axis, zero elsewhere."""
+    chosen = np.expand_dims(x.argmax(axis=axis), axis)
+    out = np.zeros_like(x)
+    np.put_along_axis(out, chosen, 1, axis=axis)
+    return out
+
+
+def as_matrix(x: Array, axis: int) -> Array:
+    """All axes before `axis` as rows, the others as columns: how old operators see their input."""
+    rows = int(np.prod(x.shape[:axis] if axis >= 0 else x.shape[: x.ndim + axis]))
+    return x.reshape(rows, -1)
+
+
+def pad(x: Array, pads: Ints, mode: str, value: Any, axes: Ints | None = None) -> Array:
+    """Add to, or with negative pads cut from, both ends of each axis.
+
+    Args:
+        x: any shape.
+        pads: amounts before each of `axes`, then after each.
+        mode: constant, reflect, edge or wrap.
+        value: what a constant pad holds.
+        axes: all axes where None.
+    """
+    chosen = [a % x.ndim for a in (range(x.ndim) if axes is None else axes)]
+    ends = [(0, 0)] * x.ndim
+    for place, axis in enumerate(chosen):
+        ends[axis] = (int(pads[place]), int(pads[place + len(chosen)]))
+    cut = x[tuple(slice(max(0, -b), n - max(0, -a)) for (b, a), n in zip(ends, x.shape, strict=True))]
+    grown = [(max(0, b), max(0, a)) for b, a in ends]
+    options = {"constant_values": value} if mode == "constant" else {}
+    return np.asarray(np.pad(cut, grown, mode=mode, **options))  # type: ignore[call-overload]
+
+
+def upsample(x: Array, scales: Sequence[float], mode: str) -> Array:
+    """Resize as it was before opset 11: output position i sees input position i / scale.
+
+    Args:
+        x: any shape.
+        scales: one per axis.
+        mode: nearest or linear.
+    """
+    for axis, scale in enumerate(scales):
+        if scale == 1:
+            continue
+        size = x.shape[axis]
+        # In single precision, as the scale is: 5 * 0.6 must count as 3.
+        seen = np.arange(int(np.float32(size) * np.float32(scale)), dtype=np.float32) / np.float32(scale)
+        if mode == "nearest":
+            # The standard is silent here; runtimes round up when shrinking.
+            chosen = np.ceil(seen) if scale < 1 else np.floor(seen)
+            x = x.take(np.minimum(chosen.astype(int), size - 1), axis)
+            continue
+        low = np.minimum(np.floor(seen).astype(int), size - 1)
+        lower = x.take(low, axis)
+        part = (np.minimum(seen, size - 1) - low).reshape(-1, *[1] * (x.ndim - axis - 1)).astype(x.dtype)
+        x = lower + (x.take(np.minimum(low + 1, size - 1), axis) - lower) * part
+    return x
+
+
+def dequantize(x: Array, scale: Array, zero: Array | None = None, axis: int = 1) -> Array:
+    """(x - zero) * scale, per tensor or per slice of an axis.
+
+    Args:
+        x: integers.
+        scale: one, or one per slice.
+        zero: as many; 0 where None.
+        axis: the axis of the slices.
+    """
+    per_slice = [1] * x.ndim
+    if scale.size > 1:
+        per_slice[axis] = scale.size
+    else:
+        scale, zero = scale.reshape(()), None if zero is None else zero.reshape(())
+        per_slice = []
+    centred = x.astype(np.float32)
+    if zero is not None:
+        centred = centred - zero.astype(np.float32).reshape(per_slice)
+    return np.asarray((centred * scale.reshape(per_slice)).astype(scale.dtype, copy=False))
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Matrix product, half precision summed in single."""
+    return np.asarray(np.matmul(_widen(a), _widen(b)).astype(np.result_type(a, b), copy=False))
+
+
+def gemm(
+    a: Array,
+    b: Array,
+    c: Array | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Array:
+    """The matrix product alpha * A' B' + beta * C, half precision summed in single."""
+    left, right = _widen(a.T if transA else a), _widen(b.T if transB else b)
+    total = left.dtype.type(alpha) * (left @ right)
+    if c is not None:
+        total = total + left.dtype.type(beta) * _widen(c)
+    return np.asarray(total.astype(a.dtype, copy=False))
+
+
+def _window(at: Ints, dilations: Ints, strides: Ints, out: Ints) -> tuple[Any, ...]:
+    """The elements that all output positions see at one kernel position, in space."""
+    steps = zip(at, dilations, strides, out, strict=True)
+    return (..., *(slice(i * d, i * d + s * (n - 1) + 1, s) for i, d, s, n in steps))
+
+
+def _num_positions(size: int, before: int, after: int, reach: int, stride: int, ceil: bool) -> int:
+    """Output positions of a pool along one axis."""
+    room = size + before + after - reach
+    if not ceil:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + before else count  # it must start inside
+
+
+def _columns(image: Array, kernel: Ints, dilations: Ints, strides: Ints, out: Ints) -> Array:
+    """What each output position sees: (C, *space) to (C, *kernel, *out)."""
+    columns = np.empty((image.shape[0], *kernel, *out), image.dtype)
+    for at in np.ndindex(*kernel):
+        columns[(slice(None), *at)] = image[_window(at, dilations, strides, out)]
+    return columns
+
+
+def _contiguous(x: Array) -> Array:
+    """The same matrix in plain order: NumPy multiplies strided ones without its fast library."""
+    return np.ascontiguousarray(x)
+
+
+def _widen(x: Array) -> Array:
+    """Half precisions as float32; everything else as it is."""
+    narrow = x.dtype.itemsize < 4 and x.dtype.kind not in "biu"
+    return x.astype(np.float32) if narrow else x
+
+
+def _finish(total: Array, bias: Array | None, x: Array) -> Array:
+    if bias is not None:
+        total += _widen(bias).reshape(-1, *[1] * (x.ndim - 2))
+    return np.asarray(total.astype(x.dtype, copy=False))
+
+
+def _conv_pads(
+    auto_pad: str, pads: Ints | None, sizes: Ints, reach: Ints, strides: Ints
+) -> tuple[list[int], list[int]]:
+    """Zeros before and after each axis in space."""
+    space = len(sizes)
+    if auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+        zipped = zip(sizes, reach, strides, strict=True)
+        needed = [max(0, (-(-n // s) - 1) * s + r - n) for n, r, s in zipped]
+        less, more = [n // 2 for n in needed], [n - n // 2 for n in needed]
+        return (less, more) if auto_pad == "SAME_UPPER" else (more, less)
+    if auto_pad == "VALID" or pads is None:
+        return [0] * space, [0] * space
+    return list(pads[:space]), list(pads[space:])
+
+
+def _transpose_pads(
+    auto_pad: str, pads: Ints | None, output_shape: Ints | None, full: Ints, sizes: Ints, strides: Ints
+) -> tuple[list[int], list[int]]:
+    """What to cut before and after each axis in space; negative where zeros must be added."""
+    space = len(full)
+    same = auto_pad in {"SAME_UPPER", "SAME_LOWER"}
+    if output_shape is None and not same:
+        given = [0] * 2 * space if pads is None or auto_pad == "VALID" else list(pads)
+        return given[:space], given[space:]
+    wanted = output_shape or [n * s for n, s in zip(sizes, strides, strict=True)]
+    surplus = [f - o for f, o in zip(full, wanted, strict=True)]
+    half, rest = [n // 2 for n in surplus], [n - n // 2 for n in surplus]
+    return (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
+
+
+def _cut(canvas: Array, before: Ints, after: Ints) -> Array:
+    grown = [(max(0, -b), max(0, -a)) for b, a in zip(before, after, strict=True)]
+    canvas = np.pad(canvas, [(0, 0), (0, 0), *grown])
+    ends = zip(before, after, canvas.shape[2:], strict=True)
+    kept: tuple[Any, ...] = (..., *(slice(max(0, b), n - max(0, a)) for b, a, n in ends))
+    return np.asarray(canvas[kept])
