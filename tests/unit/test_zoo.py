@@ -82,6 +82,22 @@ def test_folding_a_batchnorm_has_something_to_fold(torch):
         assert norm.momentum == 0.1
 
 
+@pytest.mark.parametrize(
+    ("name", "count"), [("mobilenet_v2", 10), ("mobilenet_v3_large", 10), ("yolov8n", 6)]
+)
+def test_a_block_whose_branch_is_silent_passes_its_input_on(name, count, torch):
+    blocks = [m for m in zoo.get(name).modules() if getattr(m, "added", False)]
+    assert len(blocks) == count
+    for block in blocks:
+        norms = [m for m in block.branch.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        torch.nn.init.zeros_(norms[-1].weight)
+        torch.nn.init.zeros_(norms[-1].bias)
+        channels = next(m for m in block.modules() if isinstance(m, torch.nn.Conv2d)).in_channels
+        x = torch.rand(1, channels, 8, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(block.eval()(x), x)
+
+
 def test_box_edges_are_expected_bins(torch):
     from raceline.zoo.yolo import EdgeExpectation
 
@@ -138,6 +154,29 @@ def test_an_impossible_batch_is_refused(batch, tmp_path, torch):
     with pytest.raises(ConfigError, match="dynamic"):
         zoo.export_onnx("resnet18", tmp_path / "x.onnx", batch=batch)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path, torch):
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path / "file" / "x.onnx", tmp_path):
+        with pytest.raises(ConfigError, match="cannot write"):
+            zoo.export_onnx("resnet18", path)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, torch):
+    from raceline.zoo._export import _save
+
+    class FullDisk:
+        def save(self, path, external_data):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    path = tmp_path / "x.onnx"
+    path.write_text("old")
+    with pytest.raises(ConfigError, match="No space left"):
+        _save(FullDisk(), path)
+    assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
 
 
 def test_without_torch_the_message_says_what_to_install():

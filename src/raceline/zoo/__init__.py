@@ -106,7 +106,7 @@ def export_onnx(
 
     Raises:
         UnknownNameError: no model has that name; the message lists those there are.
-        ConfigError: `batch` is neither a positive number nor "dynamic".
+        ConfigError: `batch` is neither a positive number nor "dynamic", or `path` cannot be written.
         MissingDependencyError: torch or onnxscript is not installed.
     """
     entry = _entry(name)

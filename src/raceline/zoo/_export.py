@@ -27,13 +27,14 @@ EXAMPLE_BATCH = 2
 def export(entry: Entry, path: str | os.PathLike[str], seed: int, batch: int | str, optimise: bool) -> Path:
     """See `raceline.zoo.export_onnx`."""
     size = _example_size(batch)
+    target = _writable(Path(path))
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingDependencyError("exporting to ONNX", "onnxscript", INSTALL)
     model = initialised(entry, seed)
     generator = torch.Generator().manual_seed(seed)
     example = tuple(sample(spec, size, generator) for spec in entry.inputs)
     program = _exported(entry, model, example, batch == "dynamic", optimise)
-    return _save(program, Path(path))
+    return _save(program, target)
 
 
 def _example_size(batch: int | str) -> int:
@@ -78,9 +79,26 @@ def _quiet() -> Iterator[None]:
 
 def _save(program: Any, path: Path) -> Path:
     """Write beside the target, then rename, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        part = Path(folder) / path.name
-        program.save(part, external_data=False)
-        part.replace(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            part = Path(folder) / path.name
+            program.save(part, external_data=False)
+            part.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error.strerror) from error
     return path
+
+
+def _writable(path: Path) -> Path:
+    """Make the folder and refuse what cannot be written, before the slow part."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error.strerror) from error
+    if path.is_dir():
+        raise _cannot_write(path, "it is a folder")
+    return path
+
+
+def _cannot_write(path: Path, why: str | None) -> ConfigError:
+    return ConfigError(f"cannot write {path}", why or "", "Name a file in a folder that can be written.")
