@@ -12,13 +12,14 @@ def names(folder: ModuleType) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
 
 
-def load(folder: ModuleType, name: str, kind: str = "plug-in") -> ModuleType:
+def load(folder: ModuleType, name: str, kind: str = "plug-in", install: str = "") -> ModuleType:
     """Import one plug-in by its file name.
 
     Args:
         folder: the package whose files are the plug-ins.
         name: the file's name without `.py`.
         kind: what the reader calls such a plug-in, for the message.
+        install: the command that brings what the folder's plug-ins need; empty: pip with the missing module.
 
     Raises:
         UnknownNameError: no file has that name; the message lists those that exist.
@@ -33,4 +34,5 @@ def load(folder: ModuleType, name: str, kind: str = "plug-in") -> ModuleType:
         missing = (error.name or "?").split(".")[0]
         if missing == "raceline":
             raise  # a bug of ours, not a missing extra
-        raise MissingDependencyError(f"{kind} {name}", missing, f"pip install {missing}") from error
+        command = install or f"pip install {missing}"
+        raise MissingDependencyError(f"{kind} {name}", missing, command) from error

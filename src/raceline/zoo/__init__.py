@@ -1,3 +1,133 @@
-"""Networks to start from, by task."""
+"""Networks to start from, by task: torch code with seeded random weights; nothing is ever downloaded.
 
-__all__: list[str] = []
+A file in this folder is a model family and has `MODELS: tuple[Entry, ...]`. Family files import torch at
+their top: they load only when a function here is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from raceline.core import plugins
+from raceline.core.errors import UnknownNameError
+from raceline.ir import TensorSpec, Values
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
+
+    import torch
+
+__all__ = ["Entry", "export_onnx", "get", "list"]
+
+INSTALL = "pip install 'raceline[train]'"
+BATCH_AXIS = "batch"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of a family.
+
+    Attributes:
+        name: what `get` takes.
+        task: what the model answers: "classify", "detect" or "embed-text".
+        inputs: in the order `forward` takes them; axis 0 is named "batch" and may be stacked freely.
+        outputs: names of what `forward` returns, in order.
+        parameters: how many numbers its layers hold, those fixed by the architecture among them; buffers such
+            as BatchNorm's statistics apart.
+        gflop: floating-point operations of one item in its convolutions and linear layers, two for each
+            multiply-add, in units of 1e9; attention's products between activations are not counted.
+        source: the publication whose shapes are followed.
+        build: makes the network with torch's default initialisation.
+        file: name of the family's file.
+    """
+
+    name: str
+    task: Literal["classify", "detect", "embed-text"]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    parameters: int
+    gflop: float
+    source: str
+    build: Callable[[], Any]
+    file: str = ""
+
+
+def list() -> tuple[Entry, ...]:
+    """All models, in order of family and then of size as the family lists them.
+
+    Raises:
+        MissingDependencyError: torch is not installed.
+    """
+    import raceline.zoo as folder
+
+    loaded = ((name, _family(name)) for name in plugins.names(folder))
+    return tuple(replace(entry, file=name) for name, family in loaded for entry in family.MODELS)
+
+
+def get(name: str, *, seed: int = 0) -> torch.nn.Module:
+    """Make a model in eval mode whose weights are random and depend only on `seed`.
+
+    BatchNorm's running statistics are those of seeded data, then disturbed: activations keep their scale
+    through the whole depth, and folding a BatchNorm has something to fold. The same seed and torch give the
+    same weights; only on another CPU may the running statistics differ in the last bits. torch's global
+    generator stays where it is.
+
+    Raises:
+        UnknownNameError: no model has that name; the message lists those there are.
+        MissingDependencyError: torch is not installed.
+    """
+    entry = _entry(name)
+    from raceline.zoo._weights import initialised
+
+    return initialised(entry, seed)
+
+
+def export_onnx(
+    name: str,
+    path: str | PathLike[str],
+    *,
+    seed: int = 0,
+    batch: int | Literal["dynamic"] = "dynamic",
+    optimise: bool = True,
+) -> Path:
+    """Write a model as ONNX, through torch's exporter and as it leaves it, and return the path.
+
+    The file is one piece (no external data), opset 18, and appears at `path` whole or not at all.
+
+    Args:
+        name: a model's name.
+        path: where to write; its folder is made.
+        seed: of the random weights.
+        batch: a fixed batch size, or "dynamic" for an axis named "batch".
+        optimise: the exporter's default, which folds BatchNorm and constants; False keeps them.
+
+    Raises:
+        UnknownNameError: no model has that name; the message lists those there are.
+        ConfigError: `batch` is neither a positive number nor "dynamic", or `path` cannot be written.
+        MissingDependencyError: torch or onnxscript is not installed.
+    """
+    entry = _entry(name)
+    from raceline.zoo._export import export
+
+    return export(entry, path, seed, batch, optimise)
+
+
+def image_input(side_pixels: int, values: Values) -> TensorSpec:
+    """The usual input of a vision model: (batch, 3, side, side), RGB planes."""
+    return TensorSpec("images", "float32", (BATCH_AXIS, 3, side_pixels, side_pixels), values)
+
+
+def _entry(name: str) -> Entry:
+    entries = {entry.name: entry for entry in list()}
+    if name not in entries:
+        raise UnknownNameError("zoo model", name, sorted(entries))
+    return entries[name]
+
+
+def _family(name: str) -> Any:
+    import raceline.zoo as folder
+
+    return plugins.load(folder, name, kind="model family", install=INSTALL)

@@ -1,0 +1,171 @@
+"""MobileNetV2 and MobileNetV3-Large: inverted residuals with depthwise convolutions, for small CPUs.
+
+Letters: B batch, C channels, H height, W width.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from raceline.ir import Values
+from raceline.zoo import Entry, image_input
+
+
+class Block(NamedTuple):
+    """One inverted residual: widths inside and out, kernel, stride, gate on channels, activation."""
+
+    inner: int
+    wide_out: int
+    kernel: int = 3
+    stride: int = 1
+    gate: bool = False
+    activation: type[nn.Module] = nn.ReLU6
+
+
+class Recipe(NamedTuple):
+    """What distinguishes one MobileNet from another."""
+
+    stem: int
+    blocks: tuple[Block, ...]
+    features: int
+    head: tuple[int, ...]
+    activation: type[nn.Module]
+    norm_eps: float
+    dropout: float = 0.2
+
+
+def _round_to_8(channels: float) -> int:
+    """The multiple of 8 nearest to `channels`, never more than a tenth below it."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _conv(
+    wide_in: int, wide_out: int, kernel: int, eps: float, stride: int = 1, groups: int = 1
+) -> tuple[nn.Module, nn.Module]:
+    """A convolution that keeps H and W up to its stride, and its BatchNorm."""
+    conv = nn.Conv2d(wide_in, wide_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return conv, nn.BatchNorm2d(wide_out, eps=eps)
+
+
+class ChannelGate(nn.Module):
+    """Squeeze-and-excitation: scale each channel by 0..1, decided from the mean of all channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = _round_to_8(channels / 4)
+        self.decide = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(squeezed, channels, 1),
+            nn.Hardsigmoid(),
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        return self.decide(x_BCHW) * x_BCHW
+
+
+class InvertedResidual(nn.Module):
+    """1x1 up, depthwise, a gate or none, 1x1 down; added to its input where the shapes agree."""
+
+    def __init__(self, wide_in: int, block: Block, eps: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        if block.inner != wide_in:
+            layers += [*_conv(wide_in, block.inner, 1, eps), block.activation(inplace=True)]
+        layers += _conv(block.inner, block.inner, block.kernel, eps, block.stride, groups=block.inner)
+        layers.append(block.activation(inplace=True))
+        if block.gate:
+            layers.append(ChannelGate(block.inner))
+        layers += _conv(block.inner, block.wide_out, 1, eps)
+        self.branch = nn.Sequential(*layers)
+        self.added = block.stride == 1 and wide_in == block.wide_out
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H/stride, W/stride)."""
+        out = self.branch(x_BCHW)
+        return x_BCHW + out if self.added else out
+
+
+class MobileNet(nn.Module):
+    """Stem, inverted residuals, a wide 1x1 convolution, mean over the picture, 1000 classes."""
+
+    def __init__(self, recipe: Recipe, num_classes: int = 1000) -> None:
+        super().__init__()
+        eps, activation = recipe.norm_eps, recipe.activation
+        layers: list[nn.Module] = [*_conv(3, recipe.stem, 3, eps, stride=2), activation(inplace=True)]
+        wide_in = recipe.stem
+        for block in recipe.blocks:
+            layers.append(InvertedResidual(wide_in, block, eps))
+            wide_in = block.wide_out
+        layers += [*_conv(wide_in, recipe.features, 1, eps), activation(inplace=True)]
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        head: list[nn.Module] = []
+        wide_in = recipe.features
+        for width in recipe.head:
+            head += [nn.Linear(wide_in, width), activation(inplace=True)]
+            wide_in = width
+        self.classify = nn.Sequential(*head, nn.Dropout(recipe.dropout), nn.Linear(wide_in, num_classes))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Logits (B, classes) of normalised RGB pictures (B, 3, H, W)."""
+        return self.classify(self.pool(self.features(images_BCHW)).flatten(1))
+
+
+def _v2_blocks() -> tuple[Block, ...]:
+    """Table 2 of the paper: (expansion, channels, repeats, stride of the first)."""
+    table = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
+             (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))  # fmt: skip
+    blocks, wide_in = [], 32
+    for expansion, wide_out, repeats, stride in table:
+        for index in range(repeats):
+            blocks.append(Block(expansion * wide_in, wide_out, 3, 1 if index else stride))
+            wide_in = wide_out
+    return tuple(blocks)
+
+
+_RELU, _SWISH = nn.ReLU, nn.Hardswish
+# Table 1 of the paper.
+_V3_LARGE_BLOCKS = (
+    Block(16, 16, 3, 1, False, _RELU),
+    Block(64, 24, 3, 2, False, _RELU),
+    Block(72, 24, 3, 1, False, _RELU),
+    Block(72, 40, 5, 2, True, _RELU),
+    Block(120, 40, 5, 1, True, _RELU),
+    Block(120, 40, 5, 1, True, _RELU),
+    Block(240, 80, 3, 2, False, _SWISH),
+    Block(200, 80, 3, 1, False, _SWISH),
+    Block(184, 80, 3, 1, False, _SWISH),
+    Block(184, 80, 3, 1, False, _SWISH),
+    Block(480, 112, 3, 1, True, _SWISH),
+    Block(672, 112, 3, 1, True, _SWISH),
+    Block(672, 160, 5, 2, True, _SWISH),
+    Block(960, 160, 5, 1, True, _SWISH),
+    Block(960, 160, 5, 1, True, _SWISH),
+)
+
+
+def mobilenet_v2() -> MobileNet:
+    """MobileNetV2 at width 1.0."""
+    return MobileNet(Recipe(32, _v2_blocks(), 1280, (), nn.ReLU6, norm_eps=1e-5))
+
+
+def mobilenet_v3_large() -> MobileNet:
+    """MobileNetV3-Large at width 1.0."""
+    return MobileNet(Recipe(16, _V3_LARGE_BLOCKS, 960, (1280,), nn.Hardswish, norm_eps=1e-3))
+
+
+# ImageNet's usual mean and deviation taken from 0..1.
+_IMAGE = image_input(224, Values(-2.1179, 2.64, source="user"))
+
+MODELS = (
+    Entry("mobilenet_v2", "classify", (_IMAGE,), ("logits",), parameters=3_504_872, gflop=0.60,
+          source="Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018",
+          build=mobilenet_v2),
+    Entry("mobilenet_v3_large", "classify", (_IMAGE,), ("logits",), parameters=5_483_032, gflop=0.43,
+          source="Howard et al., Searching for MobileNetV3, ICCV 2019",
+          build=mobilenet_v3_large),
+)  # fmt: skip
