@@ -1,0 +1,183 @@
+#include "probe.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <thread>
+
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
+#endif
+
+#include "cpu.hpp"
+
+namespace raceline {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Tie the calling thread to one CPU. Best effort: where it is refused, the scheduler spreads the threads.
+void stay_on([[maybe_unused]] int cpu) {
+#if defined(__linux__)
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+#endif
+}
+
+// Lets threads start each round together; they yield while they wait, for there may be more than cores.
+class Gate {
+public:
+    explicit Gate(int threads) : threads_(threads) {}
+
+    void wait() {
+        const int round = round_.load();
+        if (arrived_.fetch_add(1) + 1 == threads_) {
+            arrived_.store(0);
+            round_.fetch_add(1);
+            return;
+        }
+        while (round_.load() == round) std::this_thread::yield();
+    }
+
+private:
+    const int threads_;
+    std::atomic<int> arrived_{0}, round_{0};
+};
+
+// Run `body(thread)` on all CPUs at once, `rounds` times; the shortest time from the first start to the last
+// end, in seconds. `prepare(thread)` runs once before, on the same CPU.
+template <typename Prepare, typename Body>
+double shortest_round(const std::vector<int>& cpus, int rounds, Prepare prepare, Body body) {
+    const int threads = std::max<int>(1, cpus.size());
+    std::vector<Clock::time_point> starts(threads), ends(threads);
+    Gate gate(threads);
+    double shortest = 1e30;
+    const auto work = [&](int thread) {
+        prepare(thread);
+        for (int round = 0; round < rounds; ++round) {
+            gate.wait();
+            starts[thread] = Clock::now();
+            body(thread);
+            ends[thread] = Clock::now();
+            gate.wait();
+            if (thread == 0) {
+                const auto first = *std::min_element(starts.begin(), starts.end());
+                const auto last = *std::max_element(ends.begin(), ends.end());
+                shortest = std::min(shortest, std::chrono::duration<double>(last - first).count());
+            }
+        }
+    };
+    if (cpus.empty()) {
+        work(0);
+        return shortest;
+    }
+    std::vector<std::thread> team;
+    for (int thread = 0; thread < threads; ++thread)
+        team.emplace_back([&, thread] {
+            stay_on(cpus[thread]);
+            work(thread);
+        });
+    for (auto& member : team) member.join();
+    return shortest;
+}
+
+// Iterations of `run` that take about `seconds`.
+template <typename Run>
+std::int64_t iterations_for(double seconds, Run run) {
+    for (std::int64_t iterations = 256;; iterations *= 4) {
+        const auto start = Clock::now();
+        run(iterations);
+        const double took = seconds_since(start);
+        if (took > seconds / 8) return std::max<std::int64_t>(1, iterations * (seconds / took));
+    }
+}
+
+constexpr int rounds = 10;
+constexpr double round_s = 0.004;
+
+// Three float arrays of `length` in one block, apart by an odd number of cache lines: equal low address bits
+// of the three would make loads wait for unrelated stores.
+class TriadArrays {
+public:
+    explicit TriadArrays(std::int64_t length) : length_(length), stride_((length + 15) / 16 * 16 + 17 * 16) {
+        constexpr std::size_t huge_page = 2u << 20;
+        const std::size_t bytes = (3 * stride_ * sizeof(float) + huge_page - 1) / huge_page * huge_page;
+        block_.reset(static_cast<float*>(std::aligned_alloc(huge_page, bytes)));
+        if (!block_) throw std::bad_alloc();
+#if defined(__linux__)
+        madvise(block_.get(), bytes, MADV_HUGEPAGE);  // fewer translations; fine where it is refused
+#endif
+    }
+
+    std::int64_t length() const { return length_; }
+    float* array(int k) const { return block_.get() + k * stride_; }
+
+private:
+    struct Free {
+        void operator()(float* p) const { std::free(p); }
+    };
+    std::int64_t length_, stride_;
+    std::unique_ptr<float, Free> block_;
+};
+
+constexpr float triad_b = 1.0f, triad_c = 2.0f, triad_scale = 3.0f;
+
+[[gnu::noinline]] void triad(float* __restrict a, const float* __restrict b, const float* __restrict c,
+                             std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) a[i] = b[i] + triad_scale * c[i];
+}
+
+}  // namespace
+
+void allow(const Kernel& kernel) {
+    if (std::strncmp(kernel.instruction_set, "amx", 3) == 0 && !enable_tiles())
+        throw std::runtime_error("the operating system refuses AMX tiles to this process");
+}
+
+double measure_clock_hz() {
+    const auto iterations = iterations_for(round_s, run_chain);
+    const double shortest = shortest_round({}, rounds, [](int) {}, [&](int) { run_chain(iterations); });
+    return double(iterations) * chain_cycles / shortest;
+}
+
+double measure_ops_per_s(const Kernel& kernel, const std::vector<int>& cpus) {
+    allow(kernel);
+    const auto iterations = iterations_for(round_s, kernel.run);
+    std::atomic<double> sink{0};
+    const double shortest = shortest_round(
+        cpus, rounds, [](int) {}, [&](int) { sink = kernel.run(iterations); });
+    return kernel.ops * double(iterations) * std::max<int>(1, cpus.size()) / shortest;
+}
+
+double measure_triad_bytes_per_s(std::int64_t size_bytes, const std::vector<int>& cpus) {
+    const int threads = std::max<int>(1, cpus.size());
+    const TriadArrays arrays(std::max<std::int64_t>(threads, size_bytes / 3 / sizeof(float)));
+    float *a = arrays.array(0), *b = arrays.array(1), *c = arrays.array(2);
+    const auto edge = [&](int thread) { return arrays.length() * thread / threads; };
+    // Each thread is the first to touch its own part, so that the pages lie in its own memory node.
+    const auto touch = [&](int t) {
+        std::fill(a + edge(t), a + edge(t + 1), 0.0f);
+        std::fill(b + edge(t), b + edge(t + 1), triad_b);
+        std::fill(c + edge(t), c + edge(t + 1), triad_c);
+    };
+    const double shortest =
+        shortest_round(cpus, rounds, touch, [&](int t) { triad(a, b, c, edge(t), edge(t + 1)); });
+    constexpr float expected = triad_b + triad_scale * triad_c;
+    if (a[0] != expected || a[arrays.length() - 1] != expected) throw std::logic_error("triad went wrong");
+    return 3.0 * sizeof(float) * double(arrays.length()) / shortest;
+}
+
+}  // namespace raceline
