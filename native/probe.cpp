@@ -23,9 +23,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-}
+using Seconds = std::chrono::duration<double>;
+
+void keep_smaller(double& best, Seconds took) { best = std::min(best, took.count()); }
 
 // Tie the calling thread to one CPU. Best effort: where it is refused, the scheduler spreads the threads.
 void stay_on([[maybe_unused]] int cpu) {
@@ -57,14 +57,20 @@ private:
     std::atomic<int> arrived_{0}, round_{0};
 };
 
-// Run `body(thread)` on all CPUs at once, `rounds` times; the shortest time from the first start to the last
-// end, in seconds. `prepare(thread)` runs once before, on the same CPU.
+struct Shortest {
+    double round_s = 1e30;         // from the first start to the last end
+    std::vector<double> thread_s;  // of each thread by itself
+};
+
+// Run `body(thread)` on all CPUs at once, `rounds` times, and keep the shortest times. `prepare(thread)` runs
+// once before, on the same CPU.
 template <typename Prepare, typename Body>
-double shortest_round(const std::vector<int>& cpus, int rounds, Prepare prepare, Body body) {
+Shortest run_rounds(const std::vector<int>& cpus, int rounds, Prepare prepare, Body body) {
     const int threads = std::max<int>(1, cpus.size());
     std::vector<Clock::time_point> starts(threads), ends(threads);
     Gate gate(threads);
-    double shortest = 1e30;
+    Shortest shortest;
+    shortest.thread_s.assign(threads, 1e30);
     const auto work = [&](int thread) {
         prepare(thread);
         for (int round = 0; round < rounds; ++round) {
@@ -72,12 +78,11 @@ double shortest_round(const std::vector<int>& cpus, int rounds, Prepare prepare,
             starts[thread] = Clock::now();
             body(thread);
             ends[thread] = Clock::now();
+            keep_smaller(shortest.thread_s[thread], ends[thread] - starts[thread]);
             gate.wait();
-            if (thread == 0) {
-                const auto first = *std::min_element(starts.begin(), starts.end());
-                const auto last = *std::max_element(ends.begin(), ends.end());
-                shortest = std::min(shortest, std::chrono::duration<double>(last - first).count());
-            }
+            if (thread == 0)
+                keep_smaller(shortest.round_s, *std::max_element(ends.begin(), ends.end()) -
+                                                   *std::min_element(starts.begin(), starts.end()));
         }
     };
     if (cpus.empty()) {
@@ -100,13 +105,14 @@ std::int64_t iterations_for(double seconds, Run run) {
     for (std::int64_t iterations = 256;; iterations *= 4) {
         const auto start = Clock::now();
         run(iterations);
-        const double took = seconds_since(start);
+        const double took = Seconds(Clock::now() - start).count();
         if (took > seconds / 8) return std::max<std::int64_t>(1, iterations * (seconds / took));
     }
 }
 
-constexpr int rounds = 10;
-constexpr double round_s = 0.004;
+// Rounds shorter than a time slice, so that some pass undisturbed on a busy machine.
+constexpr int compute_rounds = 20, memory_rounds = 10;
+constexpr double round_s = 0.002;
 
 // Three float arrays of `length` in one block, apart by an odd number of cache lines: equal low address bits
 // of the three would make loads wait for unrelated stores.
@@ -149,17 +155,20 @@ void allow(const Kernel& kernel) {
 
 double measure_clock_hz() {
     const auto iterations = iterations_for(round_s, run_chain);
-    const double shortest = shortest_round({}, rounds, [](int) {}, [&](int) { run_chain(iterations); });
-    return double(iterations) * chain_cycles / shortest;
+    const auto shortest = run_rounds({}, compute_rounds, [](int) {}, [&](int) { run_chain(iterations); });
+    return double(iterations) * chain_cycles / shortest.round_s;
 }
 
 double measure_ops_per_s(const Kernel& kernel, const std::vector<int>& cpus) {
     allow(kernel);
     const auto iterations = iterations_for(round_s, kernel.run);
     std::atomic<double> sink{0};
-    const double shortest = shortest_round(
-        cpus, rounds, [](int) {}, [&](int) { sink = kernel.run(iterations); });
-    return kernel.ops * double(iterations) * std::max<int>(1, cpus.size()) / shortest;
+    const auto shortest =
+        run_rounds(cpus, compute_rounds, [](int) {}, [&](int) { sink = kernel.run(iterations); });
+    // Cores share no multiplier, so each one's best round counts even where another core was disturbed in it.
+    double ops_per_s = 0;
+    for (const double thread_s : shortest.thread_s) ops_per_s += kernel.ops * double(iterations) / thread_s;
+    return ops_per_s;
 }
 
 double measure_triad_bytes_per_s(std::int64_t size_bytes, const std::vector<int>& cpus) {
@@ -173,11 +182,11 @@ double measure_triad_bytes_per_s(std::int64_t size_bytes, const std::vector<int>
         std::fill(b + edge(t), b + edge(t + 1), triad_b);
         std::fill(c + edge(t), c + edge(t + 1), triad_c);
     };
-    const double shortest =
-        shortest_round(cpus, rounds, touch, [&](int t) { triad(a, b, c, edge(t), edge(t + 1)); });
+    const auto shortest =
+        run_rounds(cpus, memory_rounds, touch, [&](int t) { triad(a, b, c, edge(t), edge(t + 1)); });
     constexpr float expected = triad_b + triad_scale * triad_c;
     if (a[0] != expected || a[arrays.length() - 1] != expected) throw std::logic_error("triad went wrong");
-    return 3.0 * sizeof(float) * double(arrays.length()) / shortest;
+    return 3.0 * sizeof(float) * double(arrays.length()) / shortest.round_s;
 }
 
 }  // namespace raceline
