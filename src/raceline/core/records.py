@@ -62,7 +62,10 @@ def _plain(kind: Any, value: object, where: str) -> Any:
     """`value` if it is a `kind`; an integer passes for a float, and nothing else for anything else."""
     checks: dict[Any, tuple[str, Callable[[Any], bool]]] = {
         bool: ("true or false", lambda v: isinstance(v, bool)),
-        int: ("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+        int: (
+            "an integer of 64 bits",
+            lambda v: isinstance(v, int) and not isinstance(v, bool) and abs(v) < 2**63,
+        ),
         str: ("text", lambda v: isinstance(v, str)),
         float: (
             "a finite number",
