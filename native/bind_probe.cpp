@@ -5,7 +5,6 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -20,10 +19,7 @@ namespace nb = nanobind;
 namespace raceline {
 namespace {
 
-bool runs_here(const Kernel& kernel) {
-    const auto sets = instruction_sets();
-    return std::find(sets.begin(), sets.end(), kernel.instruction_set) != sets.end();
-}
+bool runs_here(const Kernel& kernel) { return has_instruction_set(kernel.instruction_set); }
 
 const Kernel& find(const std::string& precision, const std::string& instruction_set) {
     for (const Kernel& k : compiled_kernels())
@@ -68,7 +64,8 @@ void bind_probe(nb::module_& module) {
             return measure_ops_per_s(find(precision, instruction_set), cpus);
         },
         arg("precision"), arg("instruction_set"), arg("cpus"), Quiet());
-    module.def("measure_triad_bytes_per_s", &measure_triad_bytes_per_s, arg("size_bytes"), arg("cpus"), Quiet());
+    module.def("measure_triad_bytes_per_s", &measure_triad_bytes_per_s, arg("size_bytes"), arg("cpus"),
+               Quiet());
 }
 
 }  // namespace raceline

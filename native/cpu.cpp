@@ -1,5 +1,6 @@
 #include "cpu.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -169,5 +170,10 @@ std::vector<CacheInfo> caches() { return {}; }
 bool enable_tiles() { return false; }
 
 #endif
+
+bool has_instruction_set(const std::string& name) {
+    const auto sets = instruction_sets();
+    return std::find(sets.begin(), sets.end(), name) != sets.end();
+}
 
 }  // namespace raceline

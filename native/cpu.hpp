@@ -17,6 +17,7 @@ struct CacheInfo {
 // Names as in /proc/cpuinfo on x86; on ARM the architecture's own words (neon, dotprod, i8mm, bf16, ...).
 // A set is listed only where the CPU has it and the operating system saves its registers.
 std::vector<std::string> instruction_sets();
+bool has_instruction_set(const std::string& name);
 
 // The CPU's own name; empty where the architecture has no instruction for it.
 std::string brand();

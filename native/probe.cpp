@@ -114,11 +114,11 @@ std::int64_t iterations_for(double seconds, Run run) {
 constexpr int compute_rounds = 20, memory_rounds = 10;
 constexpr double round_s = 0.002;
 
-// Three float arrays of `length` in one block, apart by an odd number of cache lines: equal low address bits
-// of the three would make loads wait for unrelated stores.
+// Three float arrays of `length`, a multiple of 16, in one block, apart by an odd number of cache lines: equal
+// low address bits of the three would make loads wait for unrelated stores.
 class TriadArrays {
 public:
-    explicit TriadArrays(std::int64_t length) : length_(length), stride_((length + 15) / 16 * 16 + 17 * 16) {
+    explicit TriadArrays(std::int64_t length) : stride_(length + 17 * 16) {
         constexpr std::size_t huge_page = 2u << 20;
         const std::size_t bytes = (3 * stride_ * sizeof(float) + huge_page - 1) / huge_page * huge_page;
         block_.reset(static_cast<float*>(std::aligned_alloc(huge_page, bytes)));
@@ -128,23 +128,15 @@ public:
 #endif
     }
 
-    std::int64_t length() const { return length_; }
     float* array(int k) const { return block_.get() + k * stride_; }
 
 private:
     struct Free {
         void operator()(float* p) const { std::free(p); }
     };
-    std::int64_t length_, stride_;
+    std::int64_t stride_;
     std::unique_ptr<float, Free> block_;
 };
-
-constexpr float triad_b = 1.0f, triad_c = 2.0f, triad_scale = 3.0f;
-
-[[gnu::noinline]] void triad(float* __restrict a, const float* __restrict b, const float* __restrict c,
-                             std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) a[i] = b[i] + triad_scale * c[i];
-}
 
 }  // namespace
 
@@ -172,21 +164,25 @@ double measure_ops_per_s(const Kernel& kernel, const std::vector<int>& cpus) {
 }
 
 double measure_triad_bytes_per_s(std::int64_t size_bytes, const std::vector<int>& cpus) {
-    const int threads = std::max<int>(1, cpus.size());
-    const TriadArrays arrays(std::max<std::int64_t>(threads, size_bytes / 3 / sizeof(float)));
+    constexpr std::int64_t line = 16;  // floats of a cache line
+    const std::int64_t threads = std::max<int>(1, cpus.size());
+    const std::int64_t lines = std::max<std::int64_t>(threads, size_bytes / 3 / sizeof(float) / line);
+    const TriadArrays arrays(lines * line);
     float *a = arrays.array(0), *b = arrays.array(1), *c = arrays.array(2);
-    const auto edge = [&](int thread) { return arrays.length() * thread / threads; };
+    const auto begin = [&](int thread) { return lines * thread / threads * line; };
     // Each thread is the first to touch its own part, so that the pages lie in its own memory node.
     const auto touch = [&](int t) {
-        std::fill(a + edge(t), a + edge(t + 1), 0.0f);
-        std::fill(b + edge(t), b + edge(t + 1), triad_b);
-        std::fill(c + edge(t), c + edge(t + 1), triad_c);
+        std::fill(a + begin(t), a + begin(t + 1), 0.0f);
+        std::fill(b + begin(t), b + begin(t + 1), 1.0f);
+        std::fill(c + begin(t), c + begin(t + 1), 2.0f);
     };
-    const auto shortest =
-        run_rounds(cpus, memory_rounds, touch, [&](int t) { triad(a, b, c, edge(t), edge(t + 1)); });
-    constexpr float expected = triad_b + triad_scale * triad_c;
-    if (a[0] != expected || a[arrays.length() - 1] != expected) throw std::logic_error("triad went wrong");
-    return 3.0 * sizeof(float) * double(arrays.length()) / shortest.round_s;
+    const auto shortest = run_rounds(cpus, memory_rounds, touch, [&](int t) {
+        triad(a + begin(t), b + begin(t), c + begin(t), begin(t + 1) - begin(t));
+    });
+    constexpr float expected = 1.0f + triad_scale * 2.0f;
+    if (std::any_of(a, a + lines * line, [](float value) { return value != expected; }))
+        throw std::logic_error("the triad left something out");
+    return 3.0 * sizeof(float) * double(lines * line) / shortest.round_s;
 }
 
 }  // namespace raceline

@@ -19,7 +19,7 @@ double measure_clock_hz();
 double measure_ops_per_s(const Kernel& kernel, const std::vector<int>& cpus);
 
 // STREAM triad, a = b + s * c, over three arrays of `size_bytes` in all, spread over `cpus` (where empty, on
-// the calling thread). Counted as STREAM does: two reads and one write, without the read for ownership.
+// the calling thread). Counted as STREAM does: two reads and one write.
 // Throws std::bad_alloc where memory does not suffice.
 double measure_triad_bytes_per_s(std::int64_t size_bytes, const std::vector<int>& cpus);
 
