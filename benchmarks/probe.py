@@ -2,11 +2,11 @@
 
     python -m benchmarks.probe [--json]
 
-Prints a table; with --json the last line is one JSON object. The peers run in processes of their own, in the same
-minutes as the probe: one thread and all cores, each the best of several runs.
+Prints a table; with --json the last line is one JSON object. The peers run in processes of their own, in the
+same minutes as the probe: one thread and all cores, each the best of several runs.
 
-Checks that must hold if the probe is right: BLAS does not exceed the probe's FP32 peak beyond noise, and the peak
-is a whole number of multiply-add units times the register's width times the clock.
+Checks that must hold if the probe is right: BLAS does not exceed the probe's FP32 peak beyond noise, and the
+peak is a whole number of multiply-add units times the register's width times the clock.
 """
 
 import argparse
