@@ -7,6 +7,8 @@ from raceline.ir.cost import Cost, NodeCost, cost
 from raceline.ir.inputs import make_inputs, prove_batch_axis, suggest_sizes
 from raceline.ir.limits import Limits
 from raceline.ir.model import FUSED_DOMAIN, Model
+from raceline.ir.platform import PlatformProfile
+from raceline.ir.probe import this_machine
 from raceline.ir.profile import Candidate, Measurement, Profile
 from raceline.ir.reference import Reference, run_reference
 from raceline.ir.serialise import IR_VERSION_CAP, OPSET_CAP, structural_sha256, to_proto, write_onnx
@@ -25,6 +27,7 @@ __all__ = [
     "Measurement",
     "Model",
     "NodeCost",
+    "PlatformProfile",
     "Profile",
     "Provenance",
     "Reference",
@@ -43,6 +46,7 @@ __all__ = [
     "signature_of",
     "structural_sha256",
     "suggest_sizes",
+    "this_machine",
     "to_proto",
     "with_batch_axis",
     "write_onnx",

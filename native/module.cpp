@@ -1,0 +1,11 @@
+// raceline._native: the compiled kernels. Each family has a file with a bind_NAME function, listed here.
+#include <nanobind/nanobind.h>
+
+namespace raceline {
+void bind_probe(nanobind::module_& module);
+}
+
+NB_MODULE(_native, module) {
+    module.doc() = "Raceline's compiled kernels; use them through the rooms that own them.";
+    raceline::bind_probe(module);
+}
