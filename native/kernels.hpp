@@ -29,8 +29,8 @@ const std::vector<Kernel>& compiled_kernels();
 extern const int chain_cycles;
 void run_chain(std::int64_t iterations);
 
-// a = b + triad_scale * c for `count` numbers, a multiple of 16; all arrays are aligned to 64 bytes. Written past
-// the caches where the CPU can, so that what is counted is what moves: two reads and one write.
+// a = b + triad_scale * c for `count` numbers, a multiple of 16; all arrays are aligned to 64 bytes. Written
+// past the caches where the CPU can, so that what is counted is what moves: two reads and one write.
 constexpr float triad_scale = 3.0f;
 void triad(float* a, const float* b, const float* c, std::int64_t count);
 

@@ -1,6 +1,6 @@
-// Kernels for newer ARM instructions. CMake compiles this one file for them, since clang before version 16 hides
-// their intrinsics otherwise; so nothing here may be shared with other files: no standard library, no inline
-// function that is not static.
+// Kernels for newer ARM instructions. CMake compiles this one file for them, since clang before version 16
+// hides their intrinsics otherwise; so nothing here may be shared with other files: no standard library, no
+// inline function that is not static.
 #include "kernel_loop.hpp"
 
 #if defined(__aarch64__)

@@ -24,6 +24,10 @@ KERNEL(int8_avx2, [[gnu::target("avx2")]], std::int32_t, _mm256_setzero_si256(),
        _mm256_set1_epi8(2),
        _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(x, y), _mm256_set1_epi16(1))))
 
+KERNEL(int8_avx512, [[gnu::target("avx512bw")]], std::int32_t, _mm512_setzero_si512(),
+       _mm512_set1_epi32(0x03030303), _mm512_set1_epi32(0x02020202),
+       _mm512_add_epi32(s, _mm512_madd_epi16(_mm512_maddubs_epi16(x, y), _mm512_set1_epi16(1))))
+
 KERNEL(int8_avx_vnni, [[gnu::target("avx2,avxvnni")]], std::int32_t, _mm256_setzero_si256(),
        _mm256_set1_epi8(3), _mm256_set1_epi8(2), _mm256_dpbusd_avx_epi32(s, x, y))
 
@@ -104,6 +108,7 @@ const std::vector<Kernel>& compiled_kernels() {
         {"fp32", "fma", ymm / 4, 0.25, fp32_avx2},
         {"fp32", "avx512f", zmm / 4, 0.25, fp32_avx512},
         {"int8", "avx2", ymm, 6, int8_avx2},
+        {"int8", "avx512bw", zmm, 6, int8_avx512},
         {"int8", "avx_vnni", ymm, 6, int8_avx_vnni},
         {"int8", "avx512_vnni", zmm, 6, int8_avx512_vnni},
         {"int8", "amx_int8", tile, 6, int8_amx},

@@ -114,8 +114,8 @@ std::int64_t iterations_for(double seconds, Run run) {
 constexpr int compute_rounds = 20, memory_rounds = 10;
 constexpr double round_s = 0.002;
 
-// Three float arrays of `length`, a multiple of 16, in one block, apart by an odd number of cache lines: equal
-// low address bits of the three would make loads wait for unrelated stores.
+// Three float arrays of `length`, a multiple of 16, in one block, apart by an odd number of cache lines:
+// equal low address bits would make loads wait for unrelated stores.
 class TriadArrays {
 public:
     explicit TriadArrays(std::int64_t length) : stride_(length + 17 * 16) {

@@ -9,7 +9,7 @@
 
 namespace raceline {
 
-// Get this process the right to run `kernel`; only AMX needs it. Throws std::runtime_error where it is refused.
+// Get this process the right to run `kernel`; only AMX needs it. Throws std::runtime_error if it is refused.
 void allow(const Kernel& kernel);
 
 // Cycles per second of the calling thread's core, measured while it is busy.

@@ -102,18 +102,22 @@ def measure(described: PlatformProfile) -> PlatformProfile:
     """
     native = _load_native()
     cpus = host.usable_cpus()
-    native.measure_clock_hz()  # a resting core takes some tens of milliseconds to reach its clock
+    clock_hz = native.measure_clock_hz()  # first, for a resting core takes some tens of ms to reach its clock
     measured = [
         Rate(p, i, _attempt(partial(native.measure_ops_per_s, p, i, []))) for p, i in native.kernels()
     ]
     rates = [rate for rate in measured if rate.per_core]
     one, several = triad_sizes_bytes(described)
+    alone = _attempt(partial(native.measure_triad_bytes_per_s, one, []))
+    together = _attempt(partial(native.measure_triad_bytes_per_s, several, cpus))
     return replace(
         described,
         rates=tuple(_with_all_cores(native, rates, cpus)),
-        clock_hz=native.measure_clock_hz(),
-        memory_bytes_per_s_per_core=_attempt(partial(native.measure_triad_bytes_per_s, one, [])),
-        memory_bytes_per_s=_attempt(partial(native.measure_triad_bytes_per_s, several, cpus)),
+        clock_hz=max(clock_hz, native.measure_clock_hz()),
+        memory_bytes_per_s_per_core=alone,
+        memory_bytes_per_s=max(
+            filter(None, (alone, together)), default=None
+        ),  # all cores can do what one can
         measured=True,
         source=f"measured by Raceline's probe; memory by STREAM triad over {one // MIB} MiB, "
         f"{several // MIB} MiB on all cores",
