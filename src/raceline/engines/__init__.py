@@ -5,16 +5,28 @@ A file in this folder is an engine. It has a `description` (one line), a `tolera
 `load(model, options) -> Session`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from raceline.core import plugins
-from raceline.ir import Model, Shapes
+from raceline.core.errors import ConfigError
+from raceline.ir import Candidate, Model, Shapes, Signature
 
-__all__ = ["Engine", "Options", "Session", "Tolerance", "load", "names"]
+__all__ = [
+    "Engine",
+    "Options",
+    "Session",
+    "Tensors",
+    "Tolerance",
+    "batched",
+    "load",
+    "names",
+    "prepare",
+    "users",
+]
 
 Tensors = dict[str, "np.ndarray[Any, Any]"]
 
@@ -37,16 +49,22 @@ class Options:
         shapes: concrete input shapes where the caller will use only those (engines specialise); empty
             keeps the dynamic axes.
         optimise: False turns the engine's own graph optimisation off (to measure what it brings).
+        streams: calls that may run side by side, each with `threads` threads.
     """
 
     threads: int = 1
     precision: str = "fp32"
     shapes: Shapes = field(default_factory=dict)
     optimise: bool = True
+    streams: int = 1
 
 
 class Session(Protocol):
-    """A loaded model."""
+    """A loaded model.
+
+    `run` may be called from several threads at once: up to `options.streams` calls run side by side, the
+    others wait their turn.
+    """
 
     def run(self, inputs: Mapping[str, "np.ndarray[Any, Any]"]) -> Tensors:
         """Compute all outputs by name. The arrays returned belong to the caller.
@@ -99,3 +117,61 @@ def load(name: str) -> Engine:
     import raceline.engines as folder
 
     return cast(Engine, plugins.load(folder, name, kind="engine"))
+
+
+def prepare(model: Model, candidate: Candidate, shapes: Shapes, *, fixed: bool = True) -> Session:
+    """Load a model the way a candidate says: engine, threads, streams, and batches cut into chunks.
+
+    Args:
+        model: the graph of the candidate's variant.
+        candidate: its `batch` says what sizes to prepare for.
+        shapes: the inputs' shapes at batch 1.
+        fixed: let the engine specialise: the session then takes only these shapes, at the candidate's batch
+            (at any batch where the candidate cuts it into chunks).
+
+    Raises:
+        ConfigError: a batch is asked of a model whose batch axis is not proven.
+        Everything that the engine's `load` raises.
+    """
+    from raceline.engines._split import Split
+
+    items = candidate.items_per_call
+    if candidate.batch > 1 and model.signature.batch_axis is None:
+        raise ConfigError(
+            f"{model.name} cannot run batches", "that its items are independent is not proven", "Use batch 1."
+        )
+    options = Options(
+        threads=candidate.threads,
+        precision=candidate.precision,
+        shapes=batched(model.signature, shapes, items) if fixed else {},
+        streams=candidate.streams,
+    )
+    session = load(candidate.engine).load(model, options)
+    if items == candidate.batch and candidate.streams == 1:
+        return session
+    return Split(session, items, candidate.streams)
+
+
+def batched(signature: Signature, shapes: Shapes, batch: int) -> dict[str, tuple[int, ...]]:
+    """The inputs' shapes with `batch` items along the batch axis; as they are where there is none."""
+    axis = signature.batch_axis
+    if axis is None:
+        return {name: tuple(shape) for name, shape in shapes.items()}
+    named = {spec.name: zip(spec.shape, shapes[spec.name], strict=True) for spec in signature.inputs}
+    return {name: tuple(batch if dim == axis else size for dim, size in dims) for name, dims in named.items()}
+
+
+def users(model: Model, operators: Iterable[str]) -> dict[str, list[str]]:
+    """The nodes that use each of these operators, functions' bodies and subgraphs included.
+
+    `operators` are spelt `Op` or `domain.Op`, as engines report what they lack. One that no node carries
+    (an engine's own name for it) keeps an empty list.
+    """
+    found: dict[str, list[str]] = {operator: [] for operator in operators}
+    graphs: list[Any] = [model.program.graph, *model.program.functions.values()]
+    for graph in graphs:
+        for node in graph.all_nodes():
+            for spelling in (node.op_type, f"{node.domain}.{node.op_type}"):
+                if spelling in found:
+                    found[spelling].append(node.name or node.outputs[0].name or "unnamed")
+    return found

@@ -18,6 +18,7 @@ class Candidate:
         batch: items in one call.
         streams: calls that run side by side, each with `threads` threads, each with batch / streams items.
         variant: which graph it runs: "source" (as read) or "optimised" (after the passes).
+        chunk: items the engine takes at once; 0 means all that a stream has. Few items stay in the caches.
     """
 
     engine: str
@@ -26,10 +27,17 @@ class Candidate:
     batch: int = 1
     streams: int = 1
     variant: str = "optimised"
+    chunk: int = 0
+
+    @property
+    def items_per_call(self) -> int:
+        """Items in one call of the engine."""
+        return self.chunk or -(-self.batch // self.streams)
 
     def __str__(self) -> str:
         streams = f" x{self.streams}" if self.streams > 1 else ""
-        return f"{self.engine} {self.precision} {self.variant} t{self.threads}{streams} b{self.batch}"
+        chunk = f" by {self.chunk}" if self.chunk else ""
+        return f"{self.engine} {self.precision} {self.variant} t{self.threads}{streams} b{self.batch}{chunk}"
 
 
 @dataclass(frozen=True)
