@@ -1,7 +1,7 @@
 """Stand-ins for bundles and engines, so that the serve room is tested without any runtime.
 
-A "bundle" here is a folder whose bundle.json names one of the models below. Run as a program, this file serves
-such folders until SIGTERM, as `raceline serve` does.
+A "bundle" here is a folder whose bundle.json names one of the models below. Run as a program, this file
+serves such folders until SIGTERM, as `raceline serve` does.
 """
 
 import json
@@ -165,6 +165,12 @@ def wait_for(condition, timeout_s=20.0):
         time.sleep(0.002)
 
 
+def say(text):
+    """Tell the process that started this one."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main():
     """Serve the folders named on the command line; print the port once ready, and the totals at the end."""
     arguments = json.loads(sys.argv[1])
@@ -175,12 +181,12 @@ def main():
 
     def on_ready(server):
         served.extend(repository.live_models())
-        print(server.port, flush=True)
+        say(server.port)
 
     answered_all = server.run(on_ready)
     totals = [model.statistics for model in served]
     admitted, success = sum(t.queue.count for t in totals), sum(t.success.count for t in totals)
-    print(json.dumps({"admitted": admitted, "success": success}), flush=True)
+    say(json.dumps({"admitted": admitted, "success": success}))
     sys.exit(0 if answered_all else 1)
 
 

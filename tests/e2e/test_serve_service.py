@@ -297,6 +297,11 @@ def program():
         process.stdout.close()
 
 
+def admitted(client):
+    """Requests that reached the engine."""
+    return client.get_inference_statistics("scale").model_stats[0].inference_stats.queue.count
+
+
 def test_sigterm_under_load_loses_nothing(tmp_path, program):
     """Every answer that the server computed reaches its client; what it did not admit, it says so."""
     folder = write_double(tmp_path, "scale", "scale", delay_s=0.02)
@@ -332,10 +337,10 @@ def test_sigterm_under_load_loses_nothing(tmp_path, program):
 
 def test_readiness_goes_first_and_admitted_work_finishes(tmp_path, program):
     folder = write_double(tmp_path, "scale", "scale", delay_s=0.7)
-    process, address = program(paths=[str(folder)], settings={"max_batch": 1})
+    process, address = program(paths=[str(folder)], settings={"max_batch": 1, "workers": 2})
     with triton.InferenceServerClient(address) as client, ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(ask, client, rows(1, seed)) for seed in range(2)]
-        wait_for(lambda: client.get_inference_statistics("scale").model_stats[0].inference_stats.queue.count)
+        wait_for(lambda: admitted(client) == 2)
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: not client.is_server_ready())
         assert not client.is_model_ready("scale")
@@ -355,7 +360,7 @@ def test_a_drain_that_hangs_is_cut_short(tmp_path, program, how):
     process, address = program(paths=[str(folder)], drain_s=0.3 if how == "bound" else 600)
     with triton.InferenceServerClient(address) as client, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(ask, client, rows())
-        wait_for(lambda: client.get_inference_statistics("scale").model_stats[0].inference_stats.queue.count)
+        wait_for(lambda: admitted(client) == 1)
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: not client.is_server_ready())
         if how == "second signal":

@@ -11,7 +11,7 @@ from typing import Any
 from raceline.core import errors
 from raceline.core.errors import RacelineError, ShapeError
 from raceline.ir import Signature
-from raceline.observe import get_logger
+from raceline.observe import get_logger, span
 from raceline.serve import describe, metrics
 from raceline.serve.live import LiveModel
 from raceline.serve.messages import SERVICE, Rpc, message, rpcs
@@ -137,7 +137,7 @@ class Front:
         return answer
 
     def _unexpected(self, rpc: Rpc, error: Exception) -> None:
-        """Log a failure that is none of ours, an engine's or a bug; with its traceback the first time only."""
+        """Log an engine's failure, or a bug of ours; with its traceback the first time only."""
         kind = type(error).__name__
         trace = None if kind in self._seen else error
         self._seen.add(kind)
@@ -195,7 +195,8 @@ class Front:
         try:
             model = self._repository.live(request.model_name, request.model_version)
             name = model.name  # only now: names that clients make up must not become metric labels
-            return await self._infer(model, request, _deadline_s(request, context, began_s))
+            with span("serve.infer", model=name):
+                return await self._infer(model, request, _deadline_s(request, context, began_s))
         except BaseException as error:
             status = type(error).__name__
             raise

@@ -15,6 +15,7 @@ from typing import assert_never
 from raceline.core.clock import Clock
 from raceline.core.errors import DeadlineError, NotReadyError, QueueFullError, RacelineError, ShapeError
 from raceline.ir import Signature, TensorSpec
+from raceline.serve import metrics
 from raceline.serve.batching import (
     Arrived,
     Batcher,
@@ -75,6 +76,7 @@ class LiveModel:
         self._tickets: dict[int, _Ticket] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
+        metrics.watch_queue(name, lambda: batcher.waiting_items)
 
     @property
     def signature(self) -> Signature:
@@ -184,7 +186,9 @@ class LiveModel:
         self._tell(WorkerFree(worker, outcome.run_s if outcome.clean else None))
         if outcome.clean:
             unix_ms = time.time_ns() // 1_000_000  # the protocol asks for the wall clock here
-            self.statistics.ran(outcome, sum(ticket.request.items for ticket in tickets), unix_ms)
+            items = sum(ticket.request.items for ticket in tickets)
+            self.statistics.ran(outcome, items, unix_ms)
+            metrics.ran(self.name, items, outcome.run_s)
         for ticket, answer in zip(tickets, outcome.answers, strict=True):
             if isinstance(answer, Exception):
                 _fail(ticket, answer)

@@ -12,8 +12,7 @@ from typing import Protocol
 from raceline import engines
 from raceline.core.clock import Clock
 from raceline.core.errors import ConfigError
-from raceline.ir import Measurement, Model, Profile, Shapes, Signature
-from raceline.ir.inputs import make_inputs
+from raceline.ir import Measurement, Model, Profile, Shapes, Signature, make_inputs
 from raceline.serve.batching import Costs
 from raceline.serve.costs import MeasuredCosts
 from raceline.serve.worker import Batch, Request, Runner, Worker

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from raceline.core.clock import Clock, SystemClock
 from raceline.core.errors import ConfigError, NotReadyError, RacelineError, UnknownNameError
+from raceline.ir import Bundle
 from raceline.observe import get_logger
+from raceline.serve import loading
 from raceline.serve.batching import Batcher, Eager, Limits, Policy
 from raceline.serve.live import LiveModel
 from raceline.serve.loading import Loaded, Settings
@@ -236,7 +238,4 @@ def _bundles_in(folder: Path) -> Iterable[Path]:
 
 def load_bundle(folder: Path, settings: Settings, clock: Clock) -> Loaded:
     """Open a bundle of ours and start its workers."""
-    from raceline.ir.bundle import Bundle
-    from raceline.serve.loading import load
-
-    return load(folder, settings, clock, open_bundle=Bundle.open)
+    return loading.load(folder, settings, clock, open_bundle=Bundle.open)

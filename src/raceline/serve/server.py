@@ -235,7 +235,7 @@ def serve_bundle(
     """
     repository = Repository(paths, settings)
     server = Server(repository, host=host, port=port, max_message_bytes=max_message_bytes, drain_s=drain_s)
-    with metrics.exposed(metrics_port):
+    with metrics.exposed(metrics_port, host):
         return server.run(on_ready or _announce)
 
 

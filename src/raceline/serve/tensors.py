@@ -168,7 +168,8 @@ def _narrow(tensor: Any, wide: Array) -> Array:
             raise ShapeError(
                 f"input {tensor.name!r} is {tensor.datatype}", f"values reach {wide.min()} to {wide.max()}"
             )
-    return np.asarray(wide, dtype)
+    narrow: Array = wide.astype(dtype)
+    return narrow
 
 
 def _split(name: str, data: bytes) -> Iterable[bytes]:
