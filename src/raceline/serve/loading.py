@@ -1,0 +1,243 @@
+"""From a bundle on disk to sessions that run: which engine, how many threads, how large a batch.
+
+The bundle's measured profile decides; settings override it.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from raceline import engines
+from raceline.core.clock import Clock
+from raceline.core.errors import ConfigError
+from raceline.ir import Measurement, Model, Profile, Shapes, Signature, make_inputs
+from raceline.serve.batching import Costs
+from raceline.serve.costs import MeasuredCosts
+from raceline.serve.worker import Batch, Request, Runner, Worker
+
+UNMEASURED_ENGINE = "onnxruntime"
+UNMEASURED_MAX_BATCH = 32
+_NEARLY = 0.95  # of the best throughput: a smaller batch or a lower latency is worth the rest
+
+
+class OpenBundle(Protocol):
+    """What serving needs of a bundle."""
+
+    @property
+    def model(self) -> Model:
+        """The model to run."""
+
+    @property
+    def profile(self) -> Profile | None:
+        """What it cost where it was measured; None where it was not."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve a model; None leaves the choice to the bundle's profile.
+
+    Attributes:
+        engine: name of an engine.
+        threads: CPU threads of one call.
+        workers: calls side by side.
+        max_batch: items in one batch.
+        max_queue: items that may wait.
+        warm_up: run once at batch 1 and at the largest batch before taking requests.
+    """
+
+    engine: str | None = None
+    threads: int | None = None
+    workers: int | None = None
+    max_batch: int | None = None
+    max_queue: int = 1024
+    warm_up: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "workers", "max_batch", "max_queue"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}", "it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way a model is run.
+
+    Attributes:
+        engine, precision, threads, workers, max_batch: as served.
+        seed_s: items in one call -> its measured seconds, to start the cost model.
+        why: one sentence for the log.
+    """
+
+    engine: str
+    precision: str = "fp32"
+    threads: int = 1
+    workers: int = 1
+    max_batch: int = 1
+    seed_s: Mapping[int, float] = field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run; `close` frees it.
+
+    Attributes:
+        workers: they share the session.
+        memory_bytes: what the session added to this process, as its engine reports it.
+    """
+
+    signature: Signature
+    choice: Choice
+    session: engines.Session
+    workers: Sequence[Worker]
+    costs: Costs
+    memory_bytes: int = 0
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the workers, then free the session; it is left alone where an engine call hangs on it."""
+        if all([worker.close(timeout_s) for worker in self.workers]):
+            self.session.close()
+
+
+def choose(profile: Profile | None, settings: Settings, *, batched: bool, cores: int) -> Choice:
+    """How to run a model.
+
+    Of the measured configurations that fit the cores and the settings, those within 5 % of the best
+    throughput are as good; among them the one of lowest latency at its smallest batch wins. The largest batch
+    is the smallest one that reaches within 5 % of the configuration's best: more would only cost latency.
+
+    Args:
+        profile: None where nothing was measured.
+        settings: overrides.
+        batched: the model has a batch axis; else every batch is one item.
+        cores: CPU cores that one model may keep busy.
+    """
+    families = _families(_fitting(profile, settings, batched=batched, cores=cores))
+    chosen = _best(families) if families else _unmeasured(settings, batched=batched, cores=cores)
+    if settings.max_batch is not None and batched:
+        chosen = replace(chosen, max_batch=settings.max_batch)
+    return replace(chosen, workers=settings.workers or chosen.workers)
+
+
+def _fitting(
+    profile: Profile | None, settings: Settings, *, batched: bool, cores: int
+) -> Iterable[Measurement]:
+    rows = profile.usable(threads=max(cores, settings.threads or 1)) if profile else []
+    for row in rows:
+        candidate = row.candidate
+        if (
+            candidate.variant == "optimised"  # the graph that a bundle carries
+            and settings.engine in (None, candidate.engine)
+            and settings.threads in (None, candidate.threads)
+            and settings.workers in (None, candidate.streams)
+            and (batched or candidate.batch == candidate.streams)
+        ):
+            yield row
+
+
+def _families(rows: Iterable[Measurement]) -> list[list[Measurement]]:
+    """Rows that differ in the batch only, each list smallest batch first."""
+    families: dict[object, list[Measurement]] = {}
+    for row in rows:
+        families.setdefault(replace(row.candidate, batch=1), []).append(row)
+    return [sorted(family, key=lambda row: row.candidate.batch) for family in families.values()]
+
+
+def _best(families: Sequence[Sequence[Measurement]]) -> Choice:
+    def peak(family: Sequence[Measurement]) -> float:
+        return max(row.throughput_per_s for row in family)
+
+    enough = _NEARLY * max(map(peak, families))
+    family = min((f for f in families if peak(f) >= enough), key=lambda f: f[0].latency_s)
+    largest = next(row for row in family if row.throughput_per_s >= _NEARLY * peak(family))
+    candidate = largest.candidate
+    return Choice(
+        engine=candidate.engine,
+        precision=candidate.precision,
+        threads=candidate.threads,
+        workers=candidate.streams,
+        max_batch=_per_worker(largest),
+        seed_s={_per_worker(row): row.latency_s for row in family},
+        why=f"measured: {largest.throughput_per_s:.4g} items/s as {candidate}",
+    )
+
+
+def _per_worker(row: Measurement) -> int:
+    """Items in one engine call: a candidate's batch is split over its streams."""
+    return max(1, row.candidate.batch // row.candidate.streams)
+
+
+def _unmeasured(settings: Settings, *, batched: bool, cores: int) -> Choice:
+    return Choice(
+        engine=settings.engine or UNMEASURED_ENGINE,
+        threads=settings.threads or max(1, cores // (settings.workers or 1)),
+        max_batch=UNMEASURED_MAX_BATCH if batched else 1,
+        why="not measured in this configuration; defaults",
+    )
+
+
+def cores_here() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def load(
+    folder: Path, settings: Settings, clock: Clock, *, open_bundle: Callable[[Path], OpenBundle]
+) -> Loaded:
+    """Open a bundle, load its session and start its workers. Blocks until it can answer.
+
+    Args:
+        folder: the bundle.
+        settings: overrides of what its profile chooses.
+        clock: times the runs.
+        open_bundle: reads and verifies it.
+
+    Raises:
+        RacelineError: the bundle is broken, or its engine is absent or refuses it; nothing stays loaded.
+    """
+    bundle = open_bundle(folder)
+    signature = bundle.model.signature
+    batched = signature.batch_axis is not None
+    choice = choose(bundle.profile, settings, batched=batched, cores=cores_here())
+    options = engines.Options(threads=choice.threads, precision=choice.precision, streams=choice.workers)
+    session = engines.load(choice.engine).load(bundle.model, options)
+    runners = [
+        Runner(session, clock, batched=batched, max_batch=choice.max_batch) for _ in range(choice.workers)
+    ]
+    costs = MeasuredCosts(choice.seed_s)
+    if settings.warm_up:
+        _warm_up(runners[0], signature, bundle.profile, choice.max_batch, costs)
+    workers = [Worker(runner, f"{folder.name}-{index}") for index, runner in enumerate(runners)]
+    return Loaded(signature, choice, session, workers, costs, session.memory_bytes())
+
+
+def _warm_up(
+    runner: Runner, signature: Signature, profile: Profile | None, max_batch: int, costs: Costs
+) -> None:
+    """Run the smallest and the largest batch twice: the first call allocates, the second tells its cost.
+
+    A failure is left to the first request to show: generated inputs may be none that make sense.
+    """
+    for items in sorted({1, max_batch}):
+        shapes = _shapes(signature, profile, items)
+        if shapes is None:
+            return
+        inputs = make_inputs(signature, shapes, seed=0)
+        group = tuple(inputs[spec.name].shape[1:] for spec in signature.inputs)
+        batch = Batch([Request(inputs, items)], group)
+        outcome = [runner.run(batch) for _ in range(2)][-1]
+        if outcome.clean:
+            costs.observe(items, outcome.run_s)
+
+
+def _shapes(signature: Signature, profile: Profile | None, items: int) -> Shapes | None:
+    """The inputs' shapes for a batch, with the other axes as they were measured; None where unknown."""
+    axis = signature.batch_axis
+    if profile is not None and set(profile.shapes) == {spec.name for spec in signature.inputs}:
+        return {name: (items, *shape[1:]) if axis else shape for name, shape in profile.shapes.items()}
+    if set(signature.dynamic_axes) <= {axis}:
+        return signature.concrete({axis: items} if axis else {})
+    return None
