@@ -79,6 +79,12 @@ class Choice:
     seed_s: Mapping[int, float] = field(default_factory=dict)
     why: str = ""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.engine}, {self.precision}, {self.workers} workers of {self.threads} threads, "
+            f"batches up to {self.max_batch}"
+        )
+
 
 @dataclass(frozen=True)
 class Loaded:

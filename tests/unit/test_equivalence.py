@@ -1,0 +1,143 @@
+"""A failure is seen, says who is at fault, and names the right node."""
+
+import json
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from raceline.convert import equivalence
+from raceline.convert.equivalence import Equivalence, differences, first_divergence, verify
+from raceline.engines import Tolerance, load
+from raceline.ir import Candidate, Model, signature_of
+
+TIGHT = Tolerance(1e-6, 1e-5)
+REFERENCE = Candidate("reference")
+
+
+def chain(*operators):
+    """x -> operators one after the other, each naming its value after itself -> y, with a batch axis."""
+    x = ir.Value(name="x", shape=ir.Shape(["batch", 4]), type=ir.TensorType(ir.DataType.FLOAT))
+    value, nodes = x, []
+    for index, operator in enumerate(operators):
+        node = ir.node(operator, [value], name=f"n{index}")
+        value = node.outputs[0]
+        value.name = f"v{index}"
+        nodes.append(node)
+    value.name, value.type, value.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["batch", 4])
+    graph = ir.Graph([x], [value], nodes=nodes, opset_imports={"": 18}, name="chain")
+    program = ir.Model(graph, ir_version=10)
+    return Model(program, signature_of(program))
+
+
+CASES = [{"batch": 1}, {"batch": 3}]
+
+
+def test_equal_graphs_are_equal():
+    verdict = verify(chain("Abs", "Exp"), chain("Abs", "Exp"), REFERENCE, CASES, seeds=(0, 1))
+    assert verdict.ok and verdict.divergence is None
+    assert verdict.outputs[0].max_abs == 0 and verdict.outputs[0].scale > 1
+
+
+def test_a_wrong_pass_is_blamed_at_the_first_node_that_differs():
+    verdict = verify(
+        chain("Abs", "Exp", "Neg", "Tanh"), chain("Abs", "Sqrt", "Neg", "Tanh"), REFERENCE, CASES
+    )
+    assert not verdict.ok
+    assert (verdict.divergence.blame, verdict.divergence.node) == ("passes", "n1")
+    assert verdict.divergence.operator == "Sqrt"
+    assert len(verdict.divergence.expected) == 4 and verdict.divergence.expected != verdict.divergence.got
+
+
+class Broken:
+    """An engine whose `operator` is off by a factor."""
+
+    def __init__(self, model, operator):
+        self.model = model.clone()
+        for node in list(self.model.program.graph):
+            if node.op_type == operator:
+                wrong = ir.node("Mul", [node.outputs[0], node.outputs[0]])
+                node.outputs[0].replace_all_uses_with(wrong.outputs[0], replace_graph_outputs=True)
+                wrong.replace_input_with(0, node.outputs[0])
+                wrong.replace_input_with(1, node.outputs[0])
+                name = node.outputs[0].name
+                node.outputs[0].name, wrong.outputs[0].name = f"{name}_right", name
+                wrong.outputs[0].type, wrong.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+                self.model.program.graph.insert_after(node, wrong)
+        from raceline.engines import Options
+
+        self.session = load("reference").load(self.model, Options())
+
+    def run(self, inputs):
+        return self.session.run(inputs)
+
+    def close(self):
+        self.session.close()
+
+
+@pytest.mark.parametrize(("operator", "node"), [("Abs", "n0"), ("Exp", "n1"), ("Tanh", "n3")])
+def test_a_wrong_engine_is_blamed_at_the_right_node(monkeypatch, operator, node):
+    monkeypatch.setattr(equivalence, "prepare", lambda model, *_, **__: Broken(model, operator))
+    model = chain("Abs", "Exp", "Sigmoid", "Tanh")
+    verdict = verify(model, model, REFERENCE, CASES)
+    assert not verdict.ok
+    assert (verdict.divergence.blame, verdict.divergence.node) == ("engine", node)
+    assert node in str(verdict.divergence)
+
+
+def test_a_fault_that_hides_when_all_values_are_looked_at_is_found_by_bisection():
+    names = [f"v{i}" for i in range(20)]
+    expected = {name: np.ones(3, np.float32) for name in names}
+    looks = []
+
+    def expose(wanted):
+        looks.append(len(wanted))
+        hidden = len(wanted) > 1
+        return {n: np.full(3, 1.0 if hidden or int(n[1:]) < 13 else 2.0, np.float32) for n in wanted}
+
+    name, got = first_divergence(names, expected, expose, TIGHT)
+    assert name == "v13" and got["v13"][0] == 2.0
+    assert len(looks) < 8
+
+
+@pytest.mark.parametrize(
+    ("got", "why"),
+    [
+        (np.zeros((2, 2), np.float32), "shape"),
+        (np.zeros(3, np.float64), "float64 instead of float32"),
+        (np.array([0, np.nan, 0], np.float32), "not finite on one side"),
+        (None, "missing"),
+    ],
+)
+def test_what_cannot_be_compared_differs_and_says_why(got, why):
+    (found,) = differences({"y": np.zeros(3, np.float32)}, {} if got is None else {"y": got}, TIGHT)
+    assert not found.ok and why in found.why and found.max_abs is None
+
+
+def test_nan_and_infinity_agree_with_themselves():
+    same = np.array([np.nan, np.inf, -np.inf, 1], np.float32)
+    (found,) = differences({"y": same}, {"y": same.copy()}, TIGHT)
+    assert found.ok and found.max_abs == 0 and found.scale == 1
+
+
+def test_tolerance_is_relative_to_the_largest_magnitude():
+    expected = np.array([1000.0, 1.0], np.float32)
+    near, far = expected + np.float32(5e-3), expected + np.float32(2e-2)
+    assert differences({"y": expected}, {"y": near}, TIGHT)[0].ok
+    assert not differences({"y": expected}, {"y": far}, TIGHT)[0].ok
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, object])
+def test_integers_booleans_and_text_must_be_equal(dtype):
+    expected = np.array([0, 1, 1]).astype(dtype)
+    other = np.array([0, 1, 0]).astype(dtype)
+    assert differences({"y": expected}, {"y": expected.copy()}, TIGHT)[0].ok
+    (found,) = differences({"y": expected}, {"y": other}, TIGHT)
+    assert not found.ok and found.max_abs == 1 and "1 elements" in found.why
+
+
+def test_the_verdict_survives_json():
+    verdict = verify(chain("Abs", "Exp"), chain("Abs", "Sqrt"), REFERENCE, CASES)
+    text = json.dumps(verdict.to_json(), allow_nan=False)
+    assert Equivalence.from_json(json.loads(text)) == verdict
+    assert json.loads(text)["ok"] is False
