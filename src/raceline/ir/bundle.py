@@ -32,6 +32,7 @@ from raceline.ir.serialise import (
     externalise,
     message_bytes,
     refer,
+    serialised,
     structural_sha256,
     write_weights,
 )
@@ -152,8 +153,6 @@ class _Vanished(Exception):  # noqa: N818  # a signal between two functions of t
 
 def _write_model(folder: Path, model: Model) -> dict[str, FileEntry]:
     """Write graph and weights; returns their entries."""
-    import onnx_ir as ir
-
     program = capped(model.program, IR_VERSION_CAP)
     moved = externalise(program, ALWAYS_EMBEDDED_BYTES)
     embed_rest(program, moved)
@@ -164,7 +163,7 @@ def _write_model(folder: Path, model: Model) -> dict[str, FileEntry]:
             extents = write_weights([tensor for _, tensor in moved], file, sha)
             files[manifest.WEIGHTS] = FileEntry(sha.hexdigest(), file.tell())
         refer(moved, extents, manifest.WEIGHTS)
-    content = message_bytes(ir.serde.serialize_model(program), model.name)
+    content = message_bytes(serialised(program), model.name)
     return {manifest.MODEL: _write_file(folder / manifest.MODEL, content), **files}
 
 

@@ -2,8 +2,8 @@
 
 Traffic is what each node reads and writes of tensors that are not weights, the graph's inputs and outputs
 among them. A fused operator (a call of a model-local function) is one node: what stays inside it moves
-nothing. Operators that only rename a tensor (Reshape and the like) move nothing either, nor does anything that
-depends on shapes and weights alone, for every engine computes that once. These figures are computed, not
+nothing. Operators that only rename a tensor (Reshape and the like) move nothing either, nor does anything
+that depends on shapes and weights alone, for every engine computes that once. These figures are computed, not
 measured.
 """
 

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ FileSize = Callable[[str], int]
 """Bytes of an external file by its location in the model; raises BadModelError where it may not be used."""
 
 _MOST_REPORTED = 20
+_FREE_TEXT = frozenset({"doc_string", "value"})  # notes and metadata, as long as they like
 # What protobuf's and onnx_ir's parsers raise on messages that are well formed and still make no sense.
 PARSE_FAILURES = (
     ArithmeticError,
@@ -200,19 +202,50 @@ def _refuse_growth(data: bytes | memoryview, source: str, limits: Limits) -> Non
 
 
 def _check_counts(proto: onnx.ModelProto, source: str, limits: Limits) -> None:
-    """Refuse more nodes, or longer names, than the limits allow."""
-    num_nodes, longest = 0, ""
-    for nodes in (proto.graph.node, *(f.node for f in proto.functions)):
-        for node in structure.all_nodes(nodes):
-            num_nodes += 1
-            longest = max(longest, node.name, node.op_type, *node.input, *node.output, key=len)
+    """Refuse more nodes or longer names than the limits allow, and text that is no text."""
+    bodies = (proto.graph.node, *(function.node for function in proto.functions))
+    num_nodes = sum(1 for nodes in bodies for _ in structure.all_nodes(nodes))
     if num_nodes > limits.max_nodes:
         why = f"{num_nodes} nodes, more than the limit of {limits.max_nodes}"
         raise BadModelError(f"{source} is too large", why, "Raise max_nodes if you trust the file.")
-    for _, tensor in all_tensors(proto):
-        longest = max(longest, tensor.name, key=len)
-    if len(longest) > limits.max_name_chars:
-        raise BadModelError(f"{source} is broken", f"a name of {len(longest)} characters: {longest[:60]}...")
+    for message in _messages(proto):
+        for name, text in _texts(message):
+            if isinstance(text, bytes):  # what protobuf gives where the bytes are no UTF-8
+                raise BadModelError(f"{source} is broken", f"{name} holds {text[:40]!r}, which is no UTF-8")
+            if len(text) > limits.max_name_chars and name not in _FREE_TEXT:
+                raise BadModelError(
+                    f"{source} is broken", f"a {name} of {len(text)} characters: {text[:60]}..."
+                )
+
+
+def _messages(message: Any) -> Iterator[Any]:
+    """The message and all messages inside it."""
+    yield message
+    for name, repeated in _fields(message.DESCRIPTOR)[1]:
+        if repeated:
+            for inner in getattr(message, name):
+                yield from _messages(inner)
+        elif message.HasField(name):
+            yield from _messages(getattr(message, name))
+
+
+def _texts(message: Any) -> Iterator[tuple[str, str | bytes]]:
+    """Name and content of every text field."""
+    for name, repeated in _fields(message.DESCRIPTOR)[0]:
+        content = getattr(message, name)
+        for text in content if repeated else (content,):
+            yield name, text
+
+
+@lru_cache(maxsize=256)
+def _fields(descriptor: Any) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    """Names of a message type's text fields and of its message fields, each with whether it repeats."""
+    texts = [(f.name, _repeats(f)) for f in descriptor.fields if f.type == f.TYPE_STRING]
+    return texts, [(f.name, _repeats(f)) for f in descriptor.fields if f.message_type is not None]
+
+
+def _repeats(field: Any) -> bool:
+    return bool(getattr(field, "is_repeated", False) or getattr(field, "label", 0) == 3)
 
 
 def _tensor_problems(proto: onnx.ModelProto, limits: Limits, file_size: FileSize) -> list[str]:
@@ -289,13 +322,17 @@ def _external_problem(tensor: Any, needed: int, file_size: FileSize) -> str:
 
 
 def _unsupported_parts(proto: onnx.ModelProto) -> list[str]:
-    """Parts of the format that building a program would silently drop."""
+    """Parts of the format that a program cannot hold."""
     sparse = [graph for graph in structure.all_graphs(proto) if graph.sparse_initializer]
     found = [f"graph {graph.name!r} has sparse initializers; store them dense" for graph in sparse]
     for nodes in (proto.graph.node, *(f.node for f in proto.functions)):
         for node in structure.all_nodes(nodes):
-            if any(a.HasField("sparse_tensor") or a.sparse_tensors for a in node.attribute):
-                found.append(f"node {structure.label(node)!r} holds a sparse tensor; store it dense")
+            for attribute in node.attribute:
+                where = f"attribute {attribute.name!r} of node {structure.label(node)!r}"
+                if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                    found.append(f"{where} holds a sparse tensor; store it dense")
+                if attribute.type == attribute.UNDEFINED:
+                    found.append(f"{where} does not tell its type")
     return found
 
 
@@ -333,7 +370,7 @@ def _stat_plain_file(path: Path) -> os.stat_result:
     except OSError as error:
         raise _unusable(path.name, error.strerror or str(error)) from error
     if not stat.S_ISREG(found.st_mode):
-        raise _unusable(path.name, "it is not a plain file")
+        raise _unusable(path.name, "it is no plain file")
     return found
 
 

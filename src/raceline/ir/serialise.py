@@ -73,8 +73,6 @@ def to_proto(model: Model, *, inline: bool = True, ir_version_cap: int = IR_VERS
     Raises:
         BadModelError: the weights do not fit into one message (2 GB); use `write_onnx`.
     """
-    import onnx_ir as ir
-
     size_bytes = weights.total_bytes(model.program)
     if size_bytes > _LARGEST_MESSAGE_BYTES:
         raise BadModelError(
@@ -85,7 +83,7 @@ def to_proto(model: Model, *, inline: bool = True, ir_version_cap: int = IR_VERS
     program = _copy(model.program, inline=inline, ir_version_cap=ir_version_cap)
     for value, tensor in weights.initializers(program):
         value.const_value = _embeddable(tensor)
-    return ir.serde.serialize_model(program)
+    return serialised(program)
 
 
 def bare_proto(program: ir.Model) -> onnx.ModelProto:
@@ -93,8 +91,6 @@ def bare_proto(program: ir.Model) -> onnx.ModelProto:
 
     What shape inference, the checker and the reference evaluator need, in little memory at any model size.
     """
-    import onnx_ir as ir
-
     copy = program.clone()
     copy.ir_version = max(copy.ir_version, _OLDEST_IR_VERSION)
     graph = copy.graph
@@ -103,7 +99,7 @@ def bare_proto(program: ir.Model) -> onnx.ModelProto:
             _make_input(graph, value, tensor)
         else:
             value.const_value = _embeddable(tensor)
-    return ir.serde.serialize_model(copy)
+    return serialised(copy)
 
 
 def write_onnx(
@@ -131,8 +127,6 @@ def write_onnx(
     Raises:
         BadModelError: the graph alone does not fit into one message.
     """
-    import onnx_ir as ir
-
     program = _copy(model.program, inline=inline_functions, ir_version_cap=ir_version_cap)
     if external_threshold_bytes is None:
         fits = weights.total_bytes(program) <= _LARGEST_MESSAGE_BYTES
@@ -144,8 +138,25 @@ def write_onnx(
             extents = write_weights([tensor for _, tensor in moved], file)
         refer(moved, extents, data_path.name)
     with _replacing(path) as file:
-        file.write(message_bytes(ir.serde.serialize_model(program), model.name))
+        file.write(message_bytes(serialised(program), model.name))
     return [path, data_path] if moved else [path]
+
+
+def serialised(program: ir.Model) -> onnx.ModelProto:
+    """The program as a message.
+
+    Raises:
+        BadModelError: something in it cannot be written.
+    """
+    import onnx_ir as ir
+
+    try:
+        return ir.serde.serialize_model(program)
+    except (RuntimeError, TypeError, ValueError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise BadModelError(f"{program.graph.name} cannot be written as ONNX", str(cause)[:300]) from error
 
 
 def message_bytes(proto: onnx.ModelProto, name: str) -> bytes:
@@ -224,12 +235,10 @@ def structural_sha256(model: Model) -> str:
     Where its files lie, who wrote it and what its nodes are called does not change it. Weights are hashed
     once in their lifetime.
     """
-    import onnx_ir as ir
-
     program = model.program.clone()
     for value, tensor in weights.initializers(program):
         value.const_value = _digest_in_place_of(tensor)
-    proto = ir.serde.serialize_model(program)
+    proto = serialised(program)
     _forget_names_and_notes(proto)
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 

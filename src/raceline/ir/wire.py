@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ _NUMBER_COST = 8
 WORST_GROWTH = _MESSAGE_COST_BYTES // 2
 """No message grows by more than this when parsed: an empty one takes two bytes in a file."""
 
-Buffer = bytes | memoryview
+Buffer = bytes | memoryview | mmap.mmap
 
 
 class Field(NamedTuple):

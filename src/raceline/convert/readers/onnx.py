@@ -110,7 +110,7 @@ def example(folder: Path) -> Path:
 
 def _looks_like_model(data: mmap.mmap) -> bool:
     seen: set[int] = set()
-    for count, field in enumerate(wire.fields(memoryview(data))):
+    for count, field in enumerate(wire.fields(data)):
         # Only the last field of a whole file ends at its end; nothing may lie before it but known fields.
         if (field.number == _IR_VERSION and field.kind != 0) or count > _MOST_FIELDS:
             return False
