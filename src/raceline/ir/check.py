@@ -12,7 +12,7 @@ from raceline.ir.serialise import bare_proto
 from raceline.ir.signature import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import onnx
     import onnx_ir as ir
@@ -39,8 +39,11 @@ def check(model: Model, *, allow_nan: bool = False) -> None:
     """
     problems = _signature_problems(model)
     problems += _weight_problems(model.program, allow_nan=allow_nan)
+    problems += _dangling(model.program.graph, set())
+    if problems:  # a graph with loose ends cannot even be written down
+        raise BadModelError(f"{model.name} is broken", summary(problems), "Export the model again.")
     proto = bare_proto(model.program)
-    problems += structure.problems(proto)
+    problems = structure.problems(proto)
     unknown = structure.unsupported(proto)
     if unknown and not problems:
         raise UnsupportedOperatorError(
@@ -85,6 +88,28 @@ def _mismatch(value: ir.Value, spec: TensorSpec) -> str:
     fixed = [(a, b) for a, b in zip(value.shape, spec.shape, strict=True) if isinstance(a, int)]
     wrong = [f"{b} by the signature and {a} in the graph" for a, b in fixed if a > 0 and a != b]
     return f"{spec.name!r} has an axis of {wrong[0]}" if wrong else ""
+
+
+def _dangling(graph: ir.Graph, outer: set[ir.Value]) -> list[str]:
+    """Values that nodes read and that belong to no graph: what a pass leaves when it removes too much."""
+    own = outer | {*graph.inputs, *graph.initializers.values()}
+    own |= {value for node in graph for value in node.outputs}
+    found = []
+    for node in graph:
+        lost = [value for value in node.inputs if value is not None and value not in own]
+        found += [f"node {node.name!r} ({node.op_type}) reads {v.name!r} which nothing writes" for v in lost]
+        for inner in _graphs_of(node):
+            found += _dangling(inner, own)
+    found += [f"output {value.name!r} is produced by nothing" for value in graph.outputs if value not in own]
+    return found
+
+
+def _graphs_of(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if not attribute.is_ref() and attribute.type.name == "GRAPH":
+            yield attribute.as_graph()
+        elif not attribute.is_ref() and attribute.type.name == "GRAPHS":
+            yield from attribute.as_graphs()
 
 
 def _weight_problems(program: ir.Model, *, allow_nan: bool) -> list[str]:

@@ -87,7 +87,8 @@ class Reference:
         """
         wanted = [o.name for o in self.proto.graph.output] if outputs is None else list(outputs)
         wanted += [name for name in keep if name not in wanted]
-        result = {name: np.asarray(value) for name, value in self.steps(inputs) if name in set(wanted)}
+        asked = set(wanted)
+        result = {name: _as_output(value) for name, value in self.steps(inputs) if name in asked}
         missing = [name for name in wanted if name not in result]
         if missing:
             raise UnknownNameError("value in the graph", missing[0], sorted(self._names())[:50])
@@ -239,6 +240,12 @@ def _for_numpy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         decoded = [t.decode() if isinstance(t, bytes) else t for t in array.reshape(-1)]
         return np.array(decoded, dtype=object).reshape(array.shape)
     return array
+
+
+def _as_output(value: Any) -> np.ndarray[Any, Any]:
+    """An array whose strings, if it holds any, are objects, as the signature says."""
+    array = np.asarray(value)
+    return array.astype(object) if array.dtype.kind in "SU" else array
 
 
 def _cause(error: BaseException) -> str:
