@@ -332,6 +332,10 @@ def _ghost_output(model):
     model.graph.output[0].name = "ghost"
 
 
+def _no_outputs(model):
+    del model.graph.output[:]
+
+
 def _wrong_attribute(model):
     model.graph.node[2].attribute.append(helper.make_attribute("axis", "sideways"))
 
@@ -363,6 +367,7 @@ def _shapes(model):
         (_two_opsets, "opset of 'ai.onnx' is declared 2 times"),
         (_duplicate_weight, "initializer 'w' is declared 2 times"),
         (_ghost_output, "'ghost' is produced by nothing"),
+        (_no_outputs, "no outputs"),
         (_wrong_attribute, "axis"),
         (_empty_weight, "empty shape"),
         (_shapes, "do not fit together"),

@@ -16,6 +16,7 @@ from raceline.ir.reference import Reference
 from raceline.ir.signature import Shapes
 
 _MOST_FOLDED_BYTES = 64 * 1024**2
+_NEVER_GROWING = frozenset("Compress NonZero Unique".split())  # whose size only a run tells
 
 
 @dataclass
@@ -149,7 +150,8 @@ def _fold(table: ShapeTable, node: Any, kernel: Any, opsets: Mapping[str, int]) 
         return False
     try:
         promised = infer_node(node, table.known, table.constants, opsets)
-        if sum(info.nbytes for info in promised.values()) > _MOST_FOLDED_BYTES:
+        bounded = node.op_type in _NEVER_GROWING or all(name in promised for name in node.output if name)
+        if not bounded or sum(info.nbytes for info in promised.values()) > _MOST_FOLDED_BYTES:
             return False
         with np.errstate(all="ignore"):
             computed = kernel.run(*(table.constants.get(name) for name in node.input))

@@ -81,6 +81,8 @@ def problems(proto: onnx.ModelProto) -> list[str]:
         (operators.normal_domain(o.domain) or "ai.onnx" for o in proto.opset_import), "opset of"
     )
     _check_scope(proto.graph, [], found)
+    if not proto.graph.output:
+        found.append("it has no outputs")
     found += _repeated(("::".join(_function_key(f)) for f in proto.functions), "function")
     for function in proto.functions:
         _check_function(function, found)
