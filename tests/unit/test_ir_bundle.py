@@ -287,11 +287,14 @@ def write_all():
     for model in models:
         Bundle.write(place, model)
 
+start = time.monotonic()
+write_all()
+pair_s = time.monotonic() - start
 reader = child(opened)
 seen = []
 for _ in range(rounds):
     writer = child(write_all)
-    time.sleep(random.random() * 0.06)
+    time.sleep(random.random() * 4 * pair_s)
     os.kill(writer, signal.SIGKILL)
     assert os.waitpid(writer, 0)[1] == signal.SIGKILL, "the writer failed by itself"
     seen.append(opened())

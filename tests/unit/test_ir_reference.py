@@ -1,5 +1,6 @@
 """The reference run, held to ONNX Runtime and to PyTorch's recorded outputs, as others are held to it."""
 
+import math
 from pathlib import Path
 
 import ir_models as m
@@ -13,6 +14,7 @@ from onnx.backend.test.loader import load_model_tests
 from raceline.core.errors import BadModelError, ShapeError, UnknownNameError, UnsupportedOperatorError
 from raceline.ir import Model, Reference, Signature, make_inputs, run_reference
 from raceline.ir.reference import available_memory_bytes
+from raceline.ir.reference_kernels import erf
 
 
 def unread(proto):
@@ -200,6 +202,15 @@ def test_real_models_compute_what_onnx_runtime_does(name):
         np.testing.assert_allclose(
             array, expected[output], rtol=1e-4, atol=1e-5 * abs(expected[output]).max()
         )
+
+
+def test_the_error_function_is_that_of_c():
+    points = np.concatenate([np.linspace(-7, 7, 20_001), [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30]])
+    expected = np.array([math.erf(p) for p in points])
+    np.testing.assert_array_equal(erf(points), expected)
+    single = points.astype(np.float32)
+    expected = np.array([math.erf(p) for p in single.tolist()], np.float32)
+    np.testing.assert_allclose(erf(single), expected, rtol=1e-6, atol=0)
 
 
 def test_half_precision_is_summed_in_single():

@@ -6,6 +6,7 @@ N batch, C channels in, M channels out, G groups, K kernel positions times chann
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -16,6 +17,10 @@ Array = np.ndarray[Any, Any]
 Ints = Sequence[int]
 
 _MOST_COLUMN_BYTES = 32 * 1024**2
+_ERF_END, _ERF_STEPS = 6, 256  # erf(6) is 1 in double precision
+_ERF_POINTS = np.arange(_ERF_END * _ERF_STEPS + 1) / _ERF_STEPS
+_ERF_VALUES = np.array([math.erf(point) for point in _ERF_POINTS])
+_ERF_SLOPES = 2 / math.sqrt(math.pi) * np.exp(-(_ERF_POINTS**2)) / _ERF_STEPS
 
 
 def conv(
@@ -292,6 +297,22 @@ def dequantize(x: Array, scale: Array, zero: Array | None = None, axis: int = 1)
     if zero is not None:
         centred = centred - zero.astype(np.float32).reshape(per_slice)
     return np.asarray((centred * scale.reshape(per_slice)).astype(scale.dtype, copy=False))
+
+
+def erf(x: Array) -> Array:
+    """The error function; in double precision exactly as C's, else by cubic Hermite interpolation of it.
+
+    Between points 1/256 apart, with the known slope 2 exp(-x^2) / sqrt(pi), the error stays under 1e-11.
+    """
+    if x.dtype == np.float64:
+        return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), np.float64).reshape(x.shape)
+    place = np.clip(np.abs(x.astype(np.float64)), 0, _ERF_END) * _ERF_STEPS
+    left = np.minimum(np.nan_to_num(place).astype(np.int64), len(_ERF_VALUES) - 2)
+    t = place - left
+    value, slope = _ERF_VALUES, _ERF_SLOPES
+    rise = value[left + 1] - value[left]
+    bend = (1 - t) * (slope[left] - rise) - t * (slope[left + 1] - rise)
+    return np.asarray((np.sign(x) * (value[left] + t * (rise + (1 - t) * bend))).astype(x.dtype))
 
 
 def matmul(a: Array, b: Array) -> Array:

@@ -26,6 +26,7 @@ def replacements() -> list[Any]:
         "Conv": _conv,
         "ConvTranspose": _conv_transpose,
         "DequantizeLinear": _dequantize,
+        "Erf": _erf,
         "GRU": _gru,
         "Gemm": _gemm,
         "GlobalLpPool": _global_lp_pool,
@@ -275,6 +276,11 @@ def _conv(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
     """The evaluator builds index arrays many times larger than the tensors; here a bounded part at a time."""
     given.pop("kernel_shape", None)
     return (kernels.conv(*inputs, **given),)
+
+
+def _erf(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator calls C once for each element."""
+    return (kernels.erf(inputs[0]),)
 
 
 def _matmul(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
