@@ -64,6 +64,7 @@ def load(model: Model, options: Options) -> "_Session":
     if options.precision != "fp32":
         raise ConfigError(f"mnn cannot run at {options.precision}", "only fp32 is offered so far")
     _refuse_types(model.signature)
+    _runtime()  # whose own memory is not the session's
     growth = Growth()
     with growth.measured(), tempfile.TemporaryDirectory(prefix="raceline-") as folder:
         path = _convert(model, Path(folder))

@@ -50,6 +50,7 @@ def load(model: Model, options: Options) -> "_Session":
     if options.precision != "fp32":
         raise ConfigError(f"onnxruntime cannot run at {options.precision}", "it computes as the graph says")
     _refuse_bfloat16(model)
+    _runtime()  # whose own memory is not the session's
     growth = Growth()
     with growth.measured():
         session, held = _open_fixed(model, options)

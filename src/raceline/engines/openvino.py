@@ -61,6 +61,7 @@ def load(model: Model, options: Options) -> "_Session":
     if options.precision != "fp32":
         raise ConfigError(f"openvino cannot run at {options.precision}", "only fp32 is offered so far")
     _refuse_types(model.signature)
+    _core()  # whose own memory is not the session's
     growth = Growth()
     with growth.measured(), _refusals_explained(model):
         network = _read(model)
@@ -155,7 +156,9 @@ def _runtime() -> Any:
 @functools.cache
 def _core() -> Any:
     """The one Core of this process: plug-ins and thread pools are shared."""
-    return _runtime().Core()
+    core = _runtime().Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plug-in now
+    return core
 
 
 def _settings(options: Options) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""The child process that loads candidates and times them; an engine that crashes takes only this one down.
+
+Started as `python -P -m raceline.convert._worker READ_FD WRITE_FD PARENT_PID [ENGINE_FOLDER ...]`: one JSON
+object a line comes in, one goes out. Commands:
+
+- load: id, bundle, candidate, shapes (batch 1), seed -> memory_bytes
+- time: id, calls, warm -> times_s, disturbed
+- compute: id, path -> the outputs as an .npz file
+- drop: id
+"""
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from raceline import engines
+from raceline.core.clock import SystemClock
+from raceline.core.errors import RacelineError
+from raceline.ir import Candidate, Model
+from raceline.ir.bundle import Bundle
+from raceline.ir.inputs import make_inputs
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass
+class Loaded:
+    """A candidate that is ready to run."""
+
+    session: engines.Session
+    inputs: engines.Tensors
+
+
+class Server:
+    """Answers commands; holds what was loaded."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Model] = {}
+        self._loaded: dict[int, Loaded] = {}
+        self._clock = SystemClock()
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one command; what it raises on purpose becomes the answer's `error`."""
+        actions: dict[str, Callable[..., dict[str, Any]]] = {
+            "load": self.load, "time": self.time, "compute": self.compute, "drop": self.drop,
+        }  # fmt: skip
+        action = actions[command.pop("do")]
+        try:
+            return action(**command)
+        except RacelineError as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+        except MemoryError:
+            return {"error": "out of memory"}
+
+    def load(
+        self, id: int, bundle: str, candidate: dict[str, Any], shapes: dict[str, list[int]], seed: int
+    ) -> dict[str, Any]:
+        """Load a candidate and run it once."""
+        chosen = Candidate(**candidate)
+        if bundle not in self._models:
+            self._models[bundle] = Bundle.open(Path(bundle), verify=False).model
+        model = self._models[bundle]
+        at_one = {name: tuple(shape) for name, shape in shapes.items()}
+        inputs = make_inputs(
+            model.signature, engines.batched(model.signature, at_one, chosen.batch), seed=seed
+        )
+        session = engines.prepare(model, chosen, at_one)
+        session.run(inputs)
+        self._loaded[id] = Loaded(session, inputs)
+        return {"memory_bytes": session.memory_bytes()}
+
+    def time(self, id: int, calls: int, warm: bool) -> dict[str, Any]:
+        """Seconds of each call, and whether the scheduler took the CPU away meanwhile."""
+        loaded, now_s = self._loaded[id], self._clock.now_s
+        times_s, disturbed = [], []
+        gc.disable()
+        if warm:
+            loaded.session.run(loaded.inputs)
+        for _ in range(calls):
+            switches, start_s = _involuntary_switches(), now_s()
+            loaded.session.run(loaded.inputs)
+            times_s.append(now_s() - start_s)
+            disturbed.append(_involuntary_switches() > switches)
+        gc.enable()
+        return {"times_s": times_s, "disturbed": disturbed}
+
+    def compute(self, id: int, path: str) -> dict[str, Any]:
+        """Write the outputs; strings as Unicode, so that nothing needs pickling."""
+        loaded = self._loaded[id]
+        outputs = loaded.session.run(loaded.inputs)
+        plain = {n: a.astype(str) if a.dtype.kind == "O" else a for n, a in outputs.items()}
+        # Names of outputs may hold what a zip member's may not, so members are numbered.
+        np.savez(path, *plain.values())
+        return {"names": list(plain)}
+
+    def drop(self, id: int) -> dict[str, Any]:
+        """Close a session and give its memory back."""
+        loaded = self._loaded.pop(id, None)
+        if loaded is not None:
+            loaded.session.close()
+        del loaded
+        gc.collect()
+        return {}
+
+
+def serve(commands: TextIO, answers: TextIO) -> None:
+    """Answer until the other end closes."""
+    server = Server()
+    for line in commands:
+        answers.write(json.dumps(server.answer(json.loads(line))) + "\n")
+        answers.flush()
+
+
+def _involuntary_switches() -> int:
+    """How often another process was given this one's CPU, all threads together."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _die_with(parent: int) -> None:
+    """End at once when the parent does, however it ends.
+
+    Where the system cannot promise that, the closed pipe ends an idle worker.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before that
+
+
+def _be_first_out_of_memory() -> None:
+    """If memory runs out, let the kernel end this process and not the one that waits for it."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the parent whose pipe ends and process number the command line names."""
+    reading, writing, parent, *folders = arguments
+    _die_with(int(parent))
+    _be_first_out_of_memory()
+    engines.__path__.extend(folder for folder in folders if folder not in engines.__path__)
+    with (
+        os.fdopen(int(reading)) as commands,
+        os.fdopen(int(writing), "w") as answers,
+        suppress(BrokenPipeError),
+    ):
+        serve(commands, answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,266 @@
+"""Time candidates in child processes, one for each engine, so that a crash or a hang is only a bad mark.
+
+Nothing that comes back from a child is unpickled: commands and answers are JSON, arrays plain .npz files.
+"""
+
+import itertools
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+import raceline
+from raceline import engines
+from raceline.core.clock import SystemClock
+from raceline.core.errors import BackendLostError, BadModelError
+from raceline.ir import Candidate, Model, Shapes
+from raceline.ir.bundle import Bundle
+
+LOAD_TIMEOUT_S = 300.0
+CALL_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 60.0
+_LAST_WORDS = 400  # characters of a dead child's output that are worth repeating
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Some calls of one candidate, one after another.
+
+    Attributes:
+        times_s: seconds of each call.
+        disturbed: for each call, whether another process was given the CPU meanwhile.
+    """
+
+    times_s: tuple[float, ...]
+    disturbed: tuple[bool, ...]
+
+
+@dataclass
+class _Slot:
+    """A candidate's place in its worker."""
+
+    id: int
+    memory_bytes: int
+
+
+class Worker:
+    """One child process that talks JSON lines.
+
+    It ends with this process, however that ends, and gets no signal from the terminal: Ctrl-C reaches only
+    the parent. Not for use by several threads.
+
+    Args:
+        environment: variables to set or, with None, to unset for the child.
+    """
+
+    def __init__(self, environment: Mapping[str, str | None] | None = None) -> None:
+        self._output: IO[bytes] = tempfile.TemporaryFile()
+        child_reads, parent_writes = os.pipe()
+        parent_reads, child_writes = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "raceline.convert._worker", str(child_reads), str(child_writes),
+                 str(os.getpid()), *engines.__path__],
+                stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
+                pass_fds=(child_reads, child_writes), env=_environment(environment or {}),
+                start_new_session=True,
+            )  # fmt: skip
+        finally:
+            os.close(child_reads)
+            os.close(child_writes)
+        self._commands = os.fdopen(parent_writes, "wb", buffering=0)
+        self._answers = os.fdopen(parent_reads, "rb", buffering=0)
+        self._unread = b""
+
+    def ask(self, command: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Send a command and wait for its answer.
+
+        Raises:
+            BackendLostError: the child died, or gave no answer in time and was ended; how is in the message.
+            BadModelError: the child answered with an error.
+        """
+        try:
+            self._commands.write(json.dumps(command).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._lost() from None
+        answer: dict[str, Any] = json.loads(self._line(timeout_s))
+        if "error" in answer:
+            raise BadModelError(answer["error"])
+        return answer
+
+    def _line(self, timeout_s: float) -> bytes:
+        clock = SystemClock()
+        deadline_s = clock.now_s() + timeout_s
+        while b"\n" not in self._unread:
+            ready, _, _ = select.select([self._answers], [], [], max(0.0, deadline_s - clock.now_s()))
+            if not ready:
+                self.end()
+                raise BackendLostError(f"no answer within {timeout_s:g} s", next_step="It was ended.")
+            received = os.read(self._answers.fileno(), 1 << 16)
+            if not received:
+                raise self._lost()
+            self._unread += received
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    def _lost(self) -> BackendLostError:
+        """What became of the child, once its pipe is closed."""
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.end()
+            return BackendLostError("the worker closed its pipe and was ended")
+        self._output.seek(0)
+        said = " ".join(self._output.read().decode(errors="replace").split())[-_LAST_WORDS:]
+        self.end()
+        return BackendLostError(_cause_of_death(code), said)
+
+    def end(self) -> None:
+        """Kill the child; a second call does nothing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for file in (self._commands, self._answers, self._output):
+            file.close()
+
+
+def _cause_of_death(code: int) -> str:
+    """A child's exit status in words."""
+    if code >= 0:
+        return f"the worker ended with status {code}"
+    name = signal.Signals(-code).name
+    note = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"the worker was killed by {name}{note}"
+
+
+def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """This process's environment with changes, for a child that finds the same raceline.
+
+    NumPy's own threads are held to one: engines bring theirs.
+    """
+    source = str(Path(raceline.__file__).parents[1])
+    paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    merged: dict[str, str | None] = {
+        **os.environ,
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        **changes,
+    }
+    merged["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+@dataclass
+class Bench:
+    """A model's candidates, each loaded in the worker of its engine; a `with` block that ends all workers.
+
+    A worker that is lost takes its other candidates along: they are loaded again when they are next used.
+
+    Args:
+        models: variant -> graph.
+        shapes: the inputs' shapes at batch 1.
+        seed: of the generated inputs; the same for all candidates.
+        load_timeout_s: longest time for loading and the first call.
+        call_timeout_s: longest time for one call.
+    """
+
+    models: Mapping[str, Model]
+    shapes: Shapes
+    seed: int = 0
+    load_timeout_s: float = LOAD_TIMEOUT_S
+    call_timeout_s: float = CALL_TIMEOUT_S
+    _workers: dict[str, Worker] = field(default_factory=dict)
+    _slots: dict[Candidate, _Slot] = field(default_factory=dict)
+    _ids: Iterator[int] = field(default_factory=itertools.count)
+    _folder: "tempfile.TemporaryDirectory[str] | None" = None
+
+    def __enter__(self) -> "Bench":
+        self._folder = tempfile.TemporaryDirectory(prefix="raceline-tune-")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers.values():
+            worker.end()
+        self._workers.clear()
+        self._slots.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def load(self, candidate: Candidate) -> int:
+        """Load a candidate, if it is not, and run it once; the memory it added, in bytes.
+
+        Raises:
+            BadModelError: its engine refuses the model.
+            BackendLostError: its engine crashed, hung or ran out of memory.
+        """
+        if candidate not in self._slots:
+            number = next(self._ids)
+            answer = self._ask(candidate, {
+                "do": "load", "id": number, "bundle": str(self._bundle(candidate.variant)),
+                "candidate": asdict(candidate), "shapes": dict(self.shapes), "seed": self.seed,
+            }, self.load_timeout_s)  # fmt: skip
+            self._slots[candidate] = _Slot(number, int(answer["memory_bytes"]))
+        return self._slots[candidate].memory_bytes
+
+    def time(self, candidate: Candidate, calls: int, *, warm: bool = True) -> Timing:
+        """Time `calls` calls, after an untimed one where `warm`.
+
+        Raises:
+            BackendLostError, BadModelError: as `load`.
+        """
+        timeout_s = self.call_timeout_s * (calls + warm)
+        answer = self._ask_loaded(candidate, {"do": "time", "calls": calls, "warm": warm}, timeout_s)
+        return Timing(tuple(answer["times_s"]), tuple(answer["disturbed"]))
+
+    def compute(self, candidate: Candidate) -> engines.Tensors:
+        """The outputs for the generated inputs.
+
+        Raises:
+            BackendLostError, BadModelError: as `load`.
+        """
+        assert self._folder is not None, "use it in a with block"
+        path = Path(self._folder.name) / "outputs.npz"
+        answer = self._ask_loaded(candidate, {"do": "compute", "path": str(path)}, self.call_timeout_s)
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[member] for name, member in zip(answer["names"], arrays.files, strict=True)}
+
+    def drop(self, candidate: Candidate) -> None:
+        """Free what a candidate holds, if it is loaded."""
+        slot = self._slots.pop(candidate, None)
+        if slot is not None:
+            self._ask(candidate, {"do": "drop", "id": slot.id}, self.load_timeout_s)
+
+    def _ask_loaded(self, candidate: Candidate, command: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        self.load(candidate)
+        return self._ask(candidate, {**command, "id": self._slots[candidate].id}, timeout_s)
+
+    def _ask(self, candidate: Candidate, command: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        key = candidate.engine
+        if key not in self._workers:
+            self._workers[key] = Worker()
+        try:
+            return self._workers[key].ask(command, timeout_s)
+        except BackendLostError:
+            del self._workers[key]
+            self._slots = {c: slot for c, slot in self._slots.items() if c.engine != key}
+            raise
+
+    def _bundle(self, variant: str) -> Path:
+        """The variant's graph on disk, where all workers map the same weights."""
+        assert self._folder is not None, "use it in a with block"
+        folder = Path(self._folder.name) / variant
+        if not folder.exists():
+            Bundle.write(folder, self.models[variant])
+        return folder
