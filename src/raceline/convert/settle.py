@@ -12,14 +12,14 @@ _QUICK_ENGINE = "onnxruntime"  # the proof compares an engine with itself, so a 
 
 
 def settle(
-    model: Model, *, shapes: Shapes | None = None, values: Mapping[str, float] | None = None
+    model: Model, *, shapes: Shapes | None = None, values: Mapping[str, Values | float] | None = None
 ) -> tuple[Model, dict[str, int]]:
     """Find sizes with which the model runs, and whether its items can be stacked.
 
     Args:
         model: as read.
         shapes: input name -> shape at batch 1, for inputs the caller knows.
-        values: input name -> the one value it may hold, such as a sample rate.
+        values: input name -> what it may hold; a number where that is the only one, such as a sample rate.
 
     Returns:
         the model with its values and batch axis (if there is one) in its signature; and the size of every
@@ -45,9 +45,10 @@ def settle(
     return model, sizes
 
 
-def _holding(model: Model, name: str, value: float) -> Model:
-    """The model, knowing that input `name` holds nothing but `value`."""
+def _holding(model: Model, name: str, values: Values | float) -> Model:
+    """The model, knowing what input `name` holds."""
     model.signature.input(name)  # an unknown name is refused with the names there are
-    values = Values(value, value, (value,), "user")
+    if not isinstance(values, Values):
+        values = Values(values, values, (values,), "user")
     inputs = tuple(replace(s, values=values) if s.name == name else s for s in model.signature.inputs)
     return replace(model, signature=replace(model.signature, inputs=inputs))

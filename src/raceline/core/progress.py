@@ -1,7 +1,6 @@
 """Progress of slow work, told to whoever watches: a terminal, a log, or nobody."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -15,27 +14,16 @@ class Step(Protocol):
 class Progress(Protocol):
     """Where slow functions report."""
 
-    def step(self, name: str, total: float | None = None) -> "ProgressContext":
+    def step(self, name: str, total: float | None = None) -> AbstractContextManager[Step]:
         """Enter a step of `total` units (None: unknown); leave it when the block ends."""
-
-
-class ProgressContext(Protocol):
-    """The `with` block of a step."""
-
-    def __enter__(self) -> Step:
-        """Begin the step."""
-
-    def __exit__(self, *exc: object) -> bool | None:
-        """End the step, well or not."""
 
 
 class Silent:
     """Progress that nobody watches; the default everywhere."""
 
-    @contextmanager
-    def step(self, name: str, total: float | None = None) -> Iterator[Step]:
-        """Yield a step that ignores what it is told."""
-        yield self
+    def step(self, name: str, total: float | None = None) -> AbstractContextManager[Step]:
+        """A step that ignores what it is told."""
+        return nullcontext(self)
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         """Do nothing."""

@@ -145,6 +145,7 @@ def prepare(model: Model, candidate: Candidate, shapes: Shapes, *, fixed: bool =
         precision=candidate.precision,
         shapes=batched(model.signature, shapes, items) if fixed else {},
         streams=candidate.streams,
+        optimise=candidate.optimise,
     )
     session = load(candidate.engine).load(model, options)
     if items == candidate.batch and candidate.streams == 1:

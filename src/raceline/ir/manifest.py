@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from raceline.core.errors import BadModelError
+from raceline.core.errors import BadModelError, ConfigError
 from raceline.ir.profile import Profile
 from raceline.ir.signature import Dim, Provenance, Signature, TensorSpec, Values
 
@@ -161,18 +161,10 @@ def _provenance(data: Any, source: str) -> Provenance:
 
 
 def _profile(data: Any, source: str) -> Profile:
-    row = _object(data, {"platform", "model_sha256", "shapes", "measurements"}, source)
-    for shape in _is(dict, row["shapes"], source).values():
-        for size in _is(list, shape, source):
-            _is(int, size, source)
-    for measurement in _is(list, row["measurements"], source):
-        for key, value in _is(dict, measurement, source).items():
-            if key not in {"candidate", "failure"} and value is not None:
-                _number(value, source)
-        for value in _is(dict, measurement["candidate"], source).values():
-            if not isinstance(value, str):
-                _is(int, value, source)
-    return Profile.from_json(row)
+    try:
+        return Profile.from_json(data)
+    except ConfigError as error:
+        raise _bad(source, f"its profile is wrong: {error}") from error
 
 
 def _dim(data: Any, source: str) -> Dim:

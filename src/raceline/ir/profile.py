@@ -1,10 +1,11 @@
 """The measured profile: what a model cost on a platform, for every configuration that was tried."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raceline.core.errors import BadModelError
+from raceline.core.records import from_json
 
 
 @dataclass(frozen=True, order=True)
@@ -19,6 +20,7 @@ class Candidate:
         streams: calls that run side by side, each with `threads` threads, each with batch / streams items.
         variant: which graph it runs: "source" (as read) or "optimised" (after the passes).
         chunk: items the engine takes at once; 0 means all that a stream has. Few items stay in the caches.
+        optimise: whether the engine's own graph optimisation is on; off only to measure what it brings.
     """
 
     engine: str
@@ -28,16 +30,23 @@ class Candidate:
     streams: int = 1
     variant: str = "optimised"
     chunk: int = 0
+    optimise: bool = True
 
     @property
     def items_per_call(self) -> int:
         """Items in one call of the engine."""
         return self.chunk or -(-self.batch // self.streams)
 
+    @property
+    def calls_in_turn(self) -> int:
+        """Calls of the engine that follow one another on each stream to compute the batch."""
+        return -(-self.batch // (self.items_per_call * self.streams))
+
     def __str__(self) -> str:
+        engine = self.engine if self.optimise else f"{self.engine} unoptimised"
         streams = f" x{self.streams}" if self.streams > 1 else ""
         chunk = f" by {self.chunk}" if self.chunk else ""
-        return f"{self.engine} {self.precision} {self.variant} t{self.threads}{streams} b{self.batch}{chunk}"
+        return f"{engine} {self.precision} {self.variant} t{self.threads}{streams} b{self.batch}{chunk}"
 
 
 @dataclass(frozen=True)
@@ -77,12 +86,14 @@ class Profile:
         platform: the PlatformProfile's key.
         model_sha256: digest of the model that was measured.
         shapes: the inputs' shapes at batch 1.
+        variant: which candidates ran the graph of `model_sha256`, the one that a bundle carries.
     """
 
     platform: str
     model_sha256: str
     shapes: dict[str, tuple[int, ...]]
     measurements: tuple[Measurement, ...] = field(default=())
+    variant: str = "optimised"
 
     def usable(self, *, threads: int | None = None, batch: int | None = None) -> list[Measurement]:
         """The measurements that ran, fastest first; `threads` bounds threads x streams from above.
@@ -115,14 +126,10 @@ class Profile:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Profile":
-        """The profile of `to_json`."""
-        rows: Sequence[dict[str, Any]] = data["measurements"]
-        return cls(
-            platform=data["platform"],
-            model_sha256=data["model_sha256"],
-            shapes={name: tuple(shape) for name, shape in data["shapes"].items()},
-            measurements=tuple(
-                Measurement(**{**row, "candidate": Candidate(**row["candidate"])}) for row in rows
-            ),
-        )
+    def from_json(cls, data: object) -> "Profile":
+        """The profile of `to_json`.
+
+        Raises:
+            ConfigError: a field is missing, unknown or wrong; the message names it.
+        """
+        return from_json(cls, data)

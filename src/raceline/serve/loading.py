@@ -121,8 +121,8 @@ def choose(profile: Profile | None, settings: Settings, *, batched: bool, cores:
         batched: the model has a batch axis; else every batch is one item.
         cores: CPU cores that one model may keep busy.
     """
-    families = _families(_fitting(profile, settings, batched=batched, cores=cores))
-    chosen = _best(families) if families else _unmeasured(settings, batched=batched, cores=cores)
+    rows = list(_fitting(profile, settings, batched=batched, cores=cores))
+    chosen = _best(_families(rows)) if rows else _unmeasured(settings, batched=batched, cores=cores)
     if settings.max_batch is not None and batched:
         chosen = replace(chosen, max_batch=settings.max_batch)
     return replace(chosen, workers=settings.workers or chosen.workers)
@@ -131,11 +131,12 @@ def choose(profile: Profile | None, settings: Settings, *, batched: bool, cores:
 def _fitting(
     profile: Profile | None, settings: Settings, *, batched: bool, cores: int
 ) -> Iterable[Measurement]:
-    rows = profile.usable(threads=max(cores, settings.threads or 1)) if profile else []
-    for row in rows:
+    """The measurements of the bundle's graph that settings and cores allow."""
+    for row in profile.usable(threads=max(cores, settings.threads or 1)) if profile else ():
         candidate = row.candidate
         if (
-            candidate.variant == "optimised"  # the graph that a bundle carries
+            profile
+            and candidate.variant == profile.variant
             and settings.engine in (None, candidate.engine)
             and settings.threads in (None, candidate.threads)
             and settings.workers in (None, candidate.streams)
@@ -145,19 +146,22 @@ def _fitting(
 
 
 def _families(rows: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Rows that differ in the batch only, each list smallest batch first."""
+    """Rows that differ in the items of a call only, each list fewest items first."""
     families: dict[object, list[Measurement]] = {}
     for row in rows:
-        families.setdefault(replace(row.candidate, batch=1), []).append(row)
-    return [sorted(family, key=lambda row: row.candidate.batch) for family in families.values()]
+        families.setdefault(replace(row.candidate, batch=1, chunk=0), []).append(row)
+    return [sorted(family, key=lambda row: row.candidate.items_per_call) for family in families.values()]
 
 
 def _best(families: Sequence[Sequence[Measurement]]) -> Choice:
     def peak(family: Sequence[Measurement]) -> float:
         return max(row.throughput_per_s for row in family)
 
+    def call_s(row: Measurement) -> float:
+        return row.latency_s / row.candidate.calls_in_turn
+
     enough = _NEARLY * max(map(peak, families))
-    family = min((f for f in families if peak(f) >= enough), key=lambda f: f[0].latency_s)
+    family = min((f for f in families if peak(f) >= enough), key=lambda f: call_s(f[0]))
     largest = next(row for row in family if row.throughput_per_s >= _NEARLY * peak(family))
     candidate = largest.candidate
     return Choice(
@@ -165,15 +169,10 @@ def _best(families: Sequence[Sequence[Measurement]]) -> Choice:
         precision=candidate.precision,
         threads=candidate.threads,
         workers=candidate.streams,
-        max_batch=_per_worker(largest),
-        seed_s={_per_worker(row): row.latency_s for row in family},
+        max_batch=candidate.items_per_call,
+        seed_s={row.candidate.items_per_call: call_s(row) for row in family},
         why=f"measured: {largest.throughput_per_s:.4g} items/s as {candidate}",
     )
-
-
-def _per_worker(row: Measurement) -> int:
-    """Items in one engine call: a candidate's batch is split over its streams."""
-    return max(1, row.candidate.batch // row.candidate.streams)
 
 
 def _unmeasured(settings: Settings, *, batched: bool, cores: int) -> Choice:
