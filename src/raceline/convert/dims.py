@@ -1,7 +1,8 @@
-"""What a graph's own arithmetic on shapes comes to: each element a size, or a dimension that only a run will tell."""
+"""What a graph's own arithmetic on shapes comes to: sizes, and dimensions that only a run will tell."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from raceline.convert.graph import (
     is_op,
     known,
     operand,
+    rank,
     shape_of,
 )
 
@@ -88,11 +90,20 @@ def _concat(node: ir.Node, depth: int) -> list[Dim] | None:
     return None if any(part is None for part in parts) else [dim for part in parts for dim in part or ()]
 
 
+def _size(node: ir.Node, depth: int) -> list[Dim] | None:
+    """How many elements a tensor has, where every axis has a size."""
+    sizes = [dim for dim in dims_of_shape(operand(node, 0)) or [""] if isinstance(dim, int)]
+    return [math.prod(sizes)] if len(sizes) == rank(operand(node, 0)) else None
+
+
 def _same(node: ir.Node, depth: int) -> list[Dim] | None:
-    """Operators that keep the elements: for a tensor of integers of at most one axis they only dress it anew."""
+    """The elements of the input: with at most one axis these operators only dress it anew."""
     import onnx_ir as ir
 
-    if is_op(node, "Cast") and attribute(node, "to") not in {ir.DataType.INT32.value, ir.DataType.INT64.value}:
+    if is_op(node, "Cast") and attribute(node, "to") not in {
+        ir.DataType.INT32.value,
+        ir.DataType.INT64.value,
+    }:
         return None
     return dims_in(operand(node, 0), depth)
 
@@ -112,6 +123,7 @@ def _computed(node: ir.Node, depth: int) -> list[Dim] | None:
 
 _FOLLOW: dict[str, Callable[[ir.Node, int], list[Dim] | None]] = {
     "Shape": _shape,
+    "Size": _size,
     "Gather": _gather,
     "Slice": _slice,
     "Concat": _concat,

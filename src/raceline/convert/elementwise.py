@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 ACTIVATIONS = frozenset(
-    "Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg PRelu Reciprocal Relu Selu Sigmoid "
-    "Softplus Softsign Sqrt Swish Tanh ThresholdedRelu".split()
+    "Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg PRelu Reciprocal Relu "
+    "Selu Sigmoid Softplus Softsign Sqrt Swish Tanh ThresholdedRelu".split()
 )
 BINARY = frozenset("Add Sub Mul Div Pow Max Min".split())
 FUSED_ACTIVATIONS = frozenset("Silu HardSwish HardSigmoid Gelu GeluTanh QuickGelu Mish".split())
@@ -44,7 +44,7 @@ def varying(node: ir.Node) -> list[ir.Value]:
 
 
 def stays_within(value: ir.Value, target: ir.Value) -> bool:
-    """Whether combining `target` with `value` gives a result of `target`'s shape: nothing is stretched but `value`."""
+    """Whether combining the two gives a result of `target`'s shape: nothing is stretched but `value`."""
     if constant(value) is None:
         return same_shape(value, target)
     shape, room = shape_of(value), rank(target)
@@ -52,28 +52,30 @@ def stays_within(value: ir.Value, target: ir.Value) -> bool:
         return shape is not None and (room is None or len(shape) <= room)
     if room is None or len(shape) > room:
         return False
-    return all(dim in {1, other} for dim, other in zip(shape[::-1], (shape_of(target) or ())[::-1], strict=False))
+    return all(
+        dim in {1, other} for dim, other in zip(shape[::-1], (shape_of(target) or ())[::-1], strict=False)
+    )
 
 
 def _clip(node: ir.Node, x: Array, low: Array | None = None, high: Array | None = None) -> Array:
     """Clip, its bounds given as attributes in opsets before 11 and as inputs since."""
     low = attribute(node, "min", -math.inf) if low is None else low
     high = attribute(node, "max", math.inf) if high is None else high
-    return np.clip(x, low, high)
+    return np.asarray(np.clip(x, low, high))
 
 
 def _hard_sigmoid(node: ir.Node, x: Array) -> Array:
-    return np.clip(attribute(node, "alpha", 0.2) * x + attribute(node, "beta", 0.5), 0, 1)
+    return np.asarray(np.clip(attribute(node, "alpha", 0.2) * x + attribute(node, "beta", 0.5), 0, 1))
 
 
 def erf(x: Array) -> Array:
     """The error function of each element."""
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
 
 
 def sigmoid(x: Array) -> Array:
     """The logistic function of each element."""
-    return 1 / (1 + np.exp(-x))
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 _EVALUATE: Mapping[str, Callable[..., Array]] = {
@@ -103,7 +105,7 @@ def computable(node: ir.Node | None) -> bool:
 
 
 def evaluate(node: ir.Node, known: Mapping[ir.Value, Array]) -> Array:
-    """The node's result in double precision; operands are looked up in `known`, else constants of one element."""
+    """The node's result in double precision, its operands from `known` or constants of one element."""
     operands = [None if v is None else known[v] if v in known else _number(v) for v in node.inputs]
     with np.errstate(all="ignore"):
         return _EVALUATE[node.op_type](node, *operands)
@@ -122,6 +124,6 @@ def second_operand(node: ir.Node, first: ir.Value) -> ir.Value | None:
 
 
 def learned(nodes: Iterable[ir.Node]) -> list[ir.Value]:
-    """Constants that differ from layer to layer (factors, offsets, slopes), not those that define an operator."""
+    """Constants that differ from layer to layer (factors, offsets, slopes), none that define an operator."""
     read = (v for node in nodes if is_op(node, "Add", "Sub", "Mul", "Div", "PRelu") for v in node.inputs)
     return [v for v in dict.fromkeys(read) if v is not None and constant(v) is not None]

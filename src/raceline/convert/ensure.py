@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,15 +28,15 @@ class Promise:
         return cls(_ports(program.graph.inputs), _ports(program.graph.outputs))
 
 
-def _ports(values: list[ir.Value]) -> tuple[Port, ...]:
+def _ports(values: Sequence[ir.Value]) -> tuple[Port, ...]:
     return tuple((value.name, str(value.type), str(value.shape)) for value in values)
 
 
 def ensure(program: ir.Model, promise: Promise, author: str) -> None:
     """Check that a pass left a valid graph that keeps its promise.
 
-    Every value is computed once, before it is used, in a graph that can see it; names are unique; calls of fused
-    operators fit their functions; inputs and outputs are as they were.
+    Every value is computed once, before it is used, in a graph that can see it; names are unique; calls of
+    fused operators fit their functions; inputs and outputs are as they were.
 
     Raises:
         InvariantError: something does not hold; the message names the pass.
@@ -47,7 +48,10 @@ def ensure(program: ir.Model, promise: Promise, author: str) -> None:
 
 def _broken_promise(program: ir.Model, promise: Promise) -> str:
     now = Promise.of(program)
-    for kind, before, after in (("inputs", promise.inputs, now.inputs), ("outputs", promise.outputs, now.outputs)):
+    for kind, before, after in (
+        ("inputs", promise.inputs, now.inputs),
+        ("outputs", promise.outputs, now.outputs),
+    ):
         if before != after:
             return f"its {kind} were {before} and are {after}"
     return ""
@@ -61,7 +65,9 @@ def _broken_graph(graph: ir.Graph, program: ir.Model, visible: set[ir.Value], na
         if problem := _take(value, taken):
             return problem
     for node in graph:
-        problem = _broken_node(node, program, seen) or next((p for v in node.outputs if (p := _take(v, taken))), "")
+        problem = _broken_node(node, program, seen) or next(
+            (p for v in node.outputs if (p := _take(v, taken))), ""
+        )
         for nested in _nested(node):
             problem = problem or _broken_graph(nested, program, seen, taken)
         if problem:

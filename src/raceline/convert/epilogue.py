@@ -1,4 +1,4 @@
-"""What follows a layer element by element: bias, activation, residual. One kernel can do it before it writes."""
+"""What follows a layer element by element (bias, activation, residual), done before its result is written."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LONGEST = 8  # nodes after the layer; runtimes chain that many post-operations
 def epilogue(layer: ir.Node, scope: Scope) -> Match | None:
     """The layer with the element-wise nodes that follow it, each the only user of the one before.
 
-    At most one other tensor comes in (a residual), of the layer's own shape; constants come in where they stretch
-    nothing. None where nothing element-wise follows.
+    At most one other tensor comes in (a residual), of the layer's own shape; constants come in where they
+    stretch nothing. None where nothing element-wise follows.
     """
     nodes, residuals, obstacle = [layer], 0, ""
     while len(nodes) <= LONGEST:
@@ -38,14 +38,16 @@ def epilogue(layer: ir.Node, scope: Scope) -> Match | None:
 
 
 def _shared(value: ir.Value) -> str:
-    """Why an element-wise follower cannot be taken along because others use the value too; empty if none follows."""
+    """Why an element-wise follower stays behind: others use the value too; empty if none follows."""
     followers = [user for user in value.consumers() if is_elementwise(user)]
     if not followers:
         return ""
     if value.is_graph_output():
         return f"{value.name!r}, which {describe(followers[0])} uses, is an output of the graph"
     others = [user for user in value.consumers() if user is not followers[0]]
-    return f"{value.name!r} is used by {describe(followers[0])} and by {describe(others[0])}" if others else ""
+    return (
+        f"{value.name!r} is used by {describe(followers[0])} and by {describe(others[0])}" if others else ""
+    )
 
 
 def _misfit(node: ir.Node, value: ir.Value, residuals: int) -> str:
@@ -54,7 +56,8 @@ def _misfit(node: ir.Node, value: ir.Value, residuals: int) -> str:
         if other is None or other is value:
             continue
         if not stays_within(other, value):
-            return f"{describe(node)} combines {value.name!r} with {other.name!r}, which has another shape or an unknown one"
+            shape = "which has another shape or an unknown one"
+            return f"{describe(node)} combines {value.name!r} with {other.name!r}, {shape}"
         if constant(other) is None and residuals:
             return f"{describe(node)} would bring in a second tensor, {other.name!r}"
     return ""
@@ -71,5 +74,3 @@ def fuse_epilogue(match: Match, scope: Scope) -> str:
     fuse(scope, match, name, roles | {"residual": next(iter(residuals), None)}, learned(followers))
     written = "tensor" if len(followers) == 1 else f"{len(followers)} tensors"
     return f"{name} writes its result once: the {written} in between never reach memory"
-
-

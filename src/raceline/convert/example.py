@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from raceline.ir import Model, Provenance, Signature, TensorSpec
+from raceline.ir import Model, Provenance
+from raceline.ir.axes import signature_of
 
 
 def model_from_text(text: str, seed: int = 0, **weights: Any) -> Model:
@@ -29,10 +30,4 @@ def model_from_text(text: str, seed: int = 0, **weights: Any) -> Model:
         graph.inputs.remove(value)
         value.const_value = ir.tensor(array, name=name)
         graph.register_initializer(value)
-    signature = Signature(tuple(map(_spec, graph.inputs)), tuple(map(_spec, graph.outputs)))
-    return Model(program, signature, Provenance(source=graph.name or ""))
-
-
-def _spec(value: Any) -> TensorSpec:
-    dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
-    return TensorSpec(value.name, value.dtype.numpy().name, tuple(dims))
+    return Model(program, signature_of(program), Provenance(source=graph.name or ""))

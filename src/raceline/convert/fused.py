@@ -1,9 +1,9 @@
 """Fused operators: a call of a model-local function whose body is the very nodes it replaces.
 
-The body is in standard operators of the model's own opset, so any engine may inline it and computes what it computed
-before, bit by bit. Numbers that set an operator up (strides, alpha, epsilon) are attributes of the function, handed on
-by reference; numbers that define it (axes, permutations, the 0.5 of a GELU) stand in the body. Equal bodies are one
-function.
+The body is in standard operators of the model's own opset, so any engine may inline it and computes what it
+computed before, bit by bit. Numbers that set an operator up (strides, alpha, epsilon) are attributes of the
+function, handed on by reference; numbers that define it (axes, permutations, the 0.5 of a GELU) stand in the
+body. Equal bodies are one function.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 SETTINGS = frozenset(
-    "alpha approximate auto_pad beta bias dilations epsilon gamma group kernel_shape lambd output_padding output_shape "
-    "pads strides transA transB".split()
+    "alpha approximate auto_pad beta bias dilations epsilon gamma group kernel_shape lambd output_padding "
+    "output_shape pads strides transA transB".split()
 )
 EMBED_LIMIT = 8  # elements; integer constants up to this size (a target shape, axes) stand in the body
 
 
 def fuse(
-    scope: Scope, match: Match, name: str, inputs: Mapping[str, ir.Value | None], others: Sequence[ir.Value] = ()
+    scope: Scope,
+    match: Match,
+    name: str,
+    inputs: Mapping[str, ir.Value | None],
+    others: Sequence[ir.Value] = (),
 ) -> ir.Node:
     """Replace the nodes of a match by one call of a function `name`, and return the call.
 
@@ -38,8 +42,8 @@ def fuse(
         match: nodes of which only the last one's first output is used elsewhere.
         name: what they are together, for people: ConvRelu. A second, different body gets `ConvRelu_2`.
         inputs: the function's first operands by their names in the body; what is None is left out.
-        others: further operands. Whatever else the body needs follows, constants of one element and short integer
-            lists excepted, which stand in the body.
+        others: further operands. Whatever else the body needs follows, constants of one element and short
+            integer lists excepted, which stand in the body.
     """
     import onnx_ir as ir
 
@@ -47,8 +51,10 @@ def fuse(
     if problem := escape(nodes):
         raise InvariantError(f"{name} cannot be fused", problem)
     body = _Body(scope, nodes)
-    operands = {value: role for role, value in reversed(inputs.items()) if value is not None}
-    operands = {value: operands[value] for value in inputs.values() if value is not None}
+    operands: dict[ir.Value, str] = {}
+    for role, value in inputs.items():
+        if value is not None:
+            operands.setdefault(value, role)
     for value in (*others, *body.outer_values()):
         operands.setdefault(value, "operand")
     function = _share(scope.program, body.function(name, operands))
@@ -127,7 +133,7 @@ class _Body:
         self,
         node: ir.Node,
         values: dict[ir.Value, ir.Value | None],
-        attributes: dict[str, ir.Attr],
+        attributes: Mapping[str, ir.Attr],
         copies: list[ir.Node],
     ) -> None:
         """Append a copy of `node`, reading and writing `values`; a fused call's body in place of the call."""
@@ -176,7 +182,7 @@ class _Body:
         values[value] = output
         return output
 
-    def _attributes(self, node: ir.Node, attributes: dict[str, ir.Attr]) -> list[ir.Attr]:
+    def _attributes(self, node: ir.Node, attributes: Mapping[str, ir.Attr]) -> list[ir.Attr]:
         import onnx_ir as ir
 
         settled = []
@@ -226,4 +232,4 @@ def drop_unused(program: ir.Model) -> None:
     """Remove fused functions that nothing calls any more."""
     from onnx_ir.passes.common import RemoveUnusedFunctionsPass
 
-    RemoveUnusedFunctionsPass()(program)
+    RemoveUnusedFunctionsPass()(program)  # type: ignore[no-untyped-call]

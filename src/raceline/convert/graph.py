@@ -97,19 +97,21 @@ class Scope:
         like: ir.Value | None = None,
         **attributes: Any,
     ) -> ir.Value:
-        """Insert a standard node and return its only output, of the type and shape of `like` where one is given."""
+        """Insert a standard node and return its only output, of the type and shape of `like` if given."""
         import onnx_ir as ir
 
         output = ir.Value(name=self.name(f"{before.name}_{op.lower()}"))
         if like is not None:
             output.type, output.shape = like.type, like.shape
             output.meta.update(like.meta)
-        node = ir.node(op, inputs, attributes, outputs=[output], name=self.name(f"{before.name}_{op.lower()}"))
+        node = ir.node(
+            op, inputs, attributes, outputs=[output], name=self.name(f"{before.name}_{op.lower()}")
+        )
         self.insert(node, before)
         return output
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
-        """Let every user of `old` use `new`; a graph output keeps its name. The caller has checked `can_replace`."""
+        """Let every user of `old` use `new`; a graph output keeps its name. Ask `can_replace` first."""
         was_output = old.is_graph_output()
         if new.shape is None:
             new.shape = old.shape
@@ -187,7 +189,7 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
 
 
 def axes_of(node: ir.Node, index: int = 1) -> list[int] | None:
-    """The axes of a reduction, Squeeze or Unsqueeze: an attribute in old opsets, a constant input in new ones."""
+    """The axes of a reduction or Squeeze: an attribute in old opsets, a constant input in new ones."""
     if (listed := attribute(node, "axes")) is not None:
         return list(listed)
     array = constant(operand(node, index))
@@ -195,7 +197,7 @@ def axes_of(node: ir.Node, index: int = 1) -> list[int] | None:
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
-    """The one node that uses a value; None where there are others, a nested graph uses it, or it is an output."""
+    """The one node that uses a value; None where others do, a nested graph does, or it is an output."""
     users = set(value.consumers())
     if len(users) != 1 or value.is_graph_output():
         return None
@@ -209,7 +211,7 @@ def describe(node: ir.Node) -> str:
 
 
 def escape(nodes: Sequence[ir.Node]) -> str:
-    """Why these nodes cannot become one: the first value but the last that something else needs; empty if none."""
+    """Why these nodes cannot become one: an inner value that something else needs; empty if none."""
     inside = set(nodes)
     for node in nodes[:-1]:
         for value in node.outputs:
@@ -217,7 +219,9 @@ def escape(nodes: Sequence[ir.Node]) -> str:
                 return f"{value.name!r}, the result of {describe(node)}, is an output of the graph"
             others = [user for user in value.consumers() if user not in inside]
             if others:
-                return f"{value.name!r}, the result of {describe(node)}, is also used by {describe(others[0])}"
+                return (
+                    f"{value.name!r}, the result of {describe(node)}, is also used by {describe(others[0])}"
+                )
     return ""
 
 

@@ -95,7 +95,7 @@ def _along_weight(layer: ir.Node, weight: Array, scale: Array) -> Array:
 
 
 def per_channel(array: Array, layer: ir.Node) -> Array | None:
-    """A constant that meets a layer's result in an element-wise operator, as (channels,); None if it is not that."""
+    """A constant that meets a layer's result element by element, as (channels,); None if it is not that."""
     channels, weight = num_channels(layer), constant(operand(layer, 1))
     if channels is None or weight is None or array.ndim > weight.ndim:
         return None
@@ -113,7 +113,11 @@ def settle_convolution(node: ir.Node) -> None:
     import onnx_ir as ir
 
     weight = shape_of(operand(node, 1))
-    if not is_op(node, "Conv", "ConvTranspose") or weight is None or not all(isinstance(d, int) for d in weight):
+    if (
+        not is_op(node, "Conv", "ConvTranspose")
+        or weight is None
+        or not all(isinstance(d, int) for d in weight)
+    ):
         return
     spatial = len(weight) - 2
     if attribute(node, "auto_pad", "NOTSET") == "NOTSET":
@@ -122,4 +126,6 @@ def settle_convolution(node: ir.Node) -> None:
     node.attributes.setdefault("dilations", ir.AttrInt64s("dilations", [1] * spatial))
     node.attributes.setdefault("strides", ir.AttrInt64s("strides", [1] * spatial))
     node.attributes.setdefault("group", ir.AttrInt64("group", 1))
-    node.attributes.setdefault("kernel_shape", ir.AttrInt64s("kernel_shape", [int(d) for d in weight[2:]]))
+    node.attributes.setdefault(
+        "kernel_shape", ir.AttrInt64s("kernel_shape", [d for d in weight[2:] if isinstance(d, int)])
+    )

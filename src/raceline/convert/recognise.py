@@ -1,9 +1,9 @@
 """Recognise an activation by what it computes, however an exporter spelt it.
 
-GELU alone comes in dozens of spellings: divided by sqrt(2) or multiplied by its inverse, halved before or after, cubed
-by Pow or by products. The smallest group of element-wise nodes that turns one value into another is evaluated over a
-grid and compared with the known function. The fused body is the group itself, so a wrong name could not change a
-number; the grid tells apart what differs by 1e-4, such as the exact GELU and its tanh form (4.7e-4).
+GELU alone comes in dozens of spellings: divided by sqrt(2) or multiplied by its inverse, halved before or
+after, cubed by Pow or by products. So the smallest group of element-wise nodes that turns one value into another
+is evaluated over a grid and compared with the known function. The fused body is the group itself: a wrong name
+could not change a number. The grid tells apart what differs by 1e-4, as the exact GELU and its tanh form do.
 """
 
 from __future__ import annotations
@@ -65,5 +65,9 @@ def _name(nodes: tuple[ir.Node, ...], x: ir.Value, known: Mapping[str, Function]
     for node in nodes:
         values[node.outputs[0]] = evaluate(node, values)
     result = values[nodes[-1].outputs[0]]
-    fits = (name for name, function in known.items() if np.allclose(result, function(_GRID), rtol=0, atol=TOLERANCE))
+    fits = (
+        name
+        for name, function in known.items()
+        if np.allclose(result, function(_GRID), rtol=0, atol=TOLERANCE)
+    )
     return next(fits, "")

@@ -59,7 +59,7 @@ class Rewrite:
 
     def __str__(self) -> str:
         became = f" -> {', '.join(self.after)}" if self.after else ""
-        return f"{self.pass_name}: {', '.join(self.before)}{became}: {self.reason}"
+        return f"{self.pass_name}: {_some(self.before)}{became}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,13 @@ class Refusal:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.pass_name} left {', '.join(self.nodes)}: {self.reason}"
+        return f"{self.pass_name} left {_some(self.nodes)}: {self.reason}"
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    """The names, or the first few and how many more."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 Report = list[Rewrite | Refusal]
@@ -131,8 +137,8 @@ def optimise(
 ) -> tuple[Model, Report]:
     """Rewrite a model so that it moves and computes less and means the same.
 
-    Works on a copy that shares the weights; inputs and outputs keep their names, types and shapes. Deterministic, and
-    a second run changes nothing.
+    Works on a copy that shares the weights; inputs and outputs keep their names, types and shapes.
+    Deterministic, and a second run changes nothing.
 
     Args:
         model: left as it is.
@@ -140,8 +146,8 @@ def optimise(
         progress: told which pass is at work.
 
     Returns:
-        The new model, its provenance one sentence a rewrite longer; and every rewrite in order, followed by the
-        refusals that still stand at the end.
+        The new model, its provenance one sentence a rewrite longer; and every rewrite in order, followed by
+        the refusals that still stand at the end.
 
     Raises:
         UnknownNameError: a pass does not exist.
@@ -184,8 +190,8 @@ def _name_nodes(program: ir.Model) -> None:
 class _Run:
     """One optimisation under way.
 
-    A pass runs only when those it comes after have nothing more to do: fusing a layer before its normalisation has
-    been folded would hide it.
+    A pass runs only when those it comes after have nothing more to do: fusing a layer before its
+    normalisation has been folded would hide it.
     """
 
     def __init__(self, program: ir.Model) -> None:
@@ -193,7 +199,9 @@ class _Run:
         self.promise = Promise.of(program)
         self.rewrites: list[Rewrite] = []
         self._refusals: dict[str, list[Refusal]] = {}
-        self._quiet: dict[str, int] = {}  # pass -> how many rewrites there were when it last found nothing to do
+        self._quiet: dict[
+            str, int
+        ] = {}  # pass -> how many rewrites there were when it last found nothing to do
 
     @property
     def refusals(self) -> list[Refusal]:

@@ -1,4 +1,4 @@
-"""Shapes of all values, symbolic where an axis is dynamic, and probes: the shapes that sample sizes would give."""
+"""Shapes of all values, symbolic where an axis is dynamic, and probes: those that sample sizes would give."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from raceline.convert.graph import PROBES, known, scopes_of
+from raceline.ir.serialise import bare_proto
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-# Two sets of sizes, so that two axes are hardly alike in both by chance. Multiples of 32, so that networks which
-# halve and double their images keep fitting; each axis has its own.
+# Two sets of sizes, so that two axes are hardly alike in both by chance. Multiples of 32, so that networks
+# which halve and double their images keep fitting; each axis has its own.
 _STEPS = ((5, 2), (11, 3))
-_LARGE_BYTES = 1024  # shape inference reads small constants by value; of large ones it needs type and shape
 
 
 def infer(program: ir.Model) -> None:
     """Fill in the shapes and types of inner values, in place. What inputs and outputs declare stays.
 
-    No dynamic axis becomes a size: sample sizes are tried on a copy, and each value remembers them in its `meta`
-    for `graph.same_shape`. Where inference fails, shapes stay unknown and passes refuse.
+    No dynamic axis becomes a size: sample sizes are tried on a copy, and each value remembers them in its
+    `meta` for `graph.same_shape`. Where inference fails, shapes stay unknown and passes refuse.
     """
     outputs = {value for graph in scopes_of(program) for value in graph.outputs if value.shape is not None}
-    proto = _bare(program)
+    proto = bare_proto(program)
     symbolic = _inferred(proto)
     probes = [_inferred(_probe(proto, first, step)) for first, step in _STEPS]
     for index, graph in enumerate(scopes_of(program)):
         for value in _values(graph):
             found = symbolic[index].get(str(value.name))
             if found is not None and value not in outputs:
-                value.type, value.shape = found.type or value.type, found.shape if found.shape else value.shape
+                value.type, value.shape = (
+                    found.type or value.type,
+                    found.shape if found.shape else value.shape,
+                )
             _remember(value, [probe[index].get(str(value.name)) for probe in probes])
 
 
@@ -50,25 +53,8 @@ def forget_probes(program: ir.Model) -> None:
             value.meta.pop(PROBES, None)
 
 
-def _bare(program: ir.Model) -> onnx.ModelProto:
-    """The program as a message, large weights as typed inputs."""
-    import onnx_ir as ir
-
-    copy = program.clone()
-    copy.ir_version = max(copy.ir_version, 8)
-    for value in list(copy.graph.initializers.values()):
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes > _LARGE_BYTES:
-            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-            copy.graph.initializers.pop(str(value.name))
-            value.const_value = None
-            if not value.is_graph_input():
-                copy.graph.inputs.append(value)
-    return ir.to_proto(copy)
-
-
 def _inferred(proto: onnx.ModelProto) -> list[dict[str, ir.Value]]:
-    """name -> value with inferred type and shape, for each graph in the order of `scopes_of`."""
+    """Name -> value with inferred type and shape, for each graph in the order of `scopes_of`."""
     import onnx
     import onnx_ir as ir
 

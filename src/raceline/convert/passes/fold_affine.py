@@ -15,7 +15,9 @@ from raceline.ir import Model
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-description = "Fold Neg, and Mul, Div, Add and Sub by constants, into the Conv, ConvTranspose or Gemm before them"
+description = (
+    "Fold Neg, and Mul, Div, Add and Sub by constants, into the Conv, ConvTranspose or Gemm before them"
+)
 after: tuple[str, ...] = ("fold_batch_norm",)
 tolerance = 1e-5  # the folded weights are rounded once more
 

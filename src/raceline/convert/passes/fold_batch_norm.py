@@ -69,8 +69,8 @@ def example() -> Model:
     spread = np.abs(np.random.default_rng(1).standard_normal(4)).astype(np.float32) + 0.5
     return model_from_text(
         """<ir_version: 8, opset_import: ["": 17]>
-        main (float[N, 3, 6, 6] x, float[4, 3, 3, 3] w, float[4] scale, float[4] offset, float[4] mean, float[4] variance)
-            => (float[N, 4, 4, 4] y) {
+        main (float[N, 3, 6, 6] x, float[4, 3, 3, 3] w, float[4] scale, float[4] offset, float[4] mean,
+            float[4] variance) => (float[N, 4, 4, 4] y) {
             conv = Conv(x, w)
             y = BatchNormalization(conv, scale, offset, mean, variance)
         }""",

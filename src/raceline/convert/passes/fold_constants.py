@@ -21,7 +21,9 @@ tolerance = 0.0
 
 LIMIT_BYTES = 64 * 1024
 QUANTISED = frozenset("DequantizeLinear QuantizeLinear DynamicQuantizeLinear".split())
-RANDOM = frozenset("Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
+RANDOM = frozenset(
+    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
+)
 NESTED = frozenset("If Loop Scan SequenceMap".split())
 GROWING = frozenset("ConstantOfShape Expand EyeLike OneHot Pad Range Resize Tile Upsample".split())
 
@@ -67,7 +69,9 @@ def rewrite(match: Match, scope: Scope) -> str:
     for value, array in zip(node.outputs, arrays, strict=False):
         scope.replace(value, scope.add_constant(value.name or "folded", array))
     scope.remove(match.nodes)
-    return "its result does not depend on the inputs" + (", only on sizes that are fixed" if "sizes" in match.values else "")
+    return "its result does not depend on the inputs" + (
+        ", only on sizes that are fixed" if "sizes" in match.values else ""
+    )
 
 
 def _sizes(node: ir.Node) -> Array | None:
@@ -83,7 +87,7 @@ def _sizes(node: ir.Node) -> Array | None:
 
 
 def _freed_bytes(node: ir.Node) -> int:
-    """Bytes of weights that go once this node and the others that read them are folded, less what those come to."""
+    """Bytes of weights that go once all nodes that read them are folded, less what the others come to."""
     freed = 0
     for value in dict.fromkeys(node.inputs):
         array = constant(value)
@@ -125,14 +129,17 @@ def _compute(node: ir.Node, scope: Scope) -> list[Array] | str:
         copy = ir.node("Cast", [None], {"to": kind.value}, num_outputs=1)
     else:
         given = node.inputs
-        copy = ir.Node("", node.op_type, [None] * len(given), node.attributes.values(), num_outputs=len(node.outputs))
+        copy = ir.Node(
+            "", node.op_type, [None] * len(given), node.attributes.values(), num_outputs=len(node.outputs)
+        )
     feeds = {}
     for index, value in enumerate(given):
         if value is not None:
             array = constant(value)
+            assert array is not None
             formal = ir.Value(name=f"in{index}", type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
             copy.replace_input_with(index, formal)
-            feeds[formal.name] = array
+            feeds[f"in{index}"] = array
     for index, value in enumerate(copy.outputs):
         value.name = f"out{index}"
         value.type = node.outputs[index].type or ir.TensorType(ir.DataType.FLOAT)
@@ -141,7 +148,15 @@ def _compute(node: ir.Node, scope: Scope) -> list[Array] | str:
     try:
         with np.errstate(all="ignore"):
             results = ReferenceEvaluator(ir.to_proto(ir.Model(graph, ir_version=8))).run(None, feeds)
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         return f"ONNX's reference implementation cannot compute {describe(node)}: {error}"
     arrays = [np.asarray(result) for result in results if isinstance(result, np.ndarray | np.generic)]
     return arrays if len(arrays) == len(node.outputs) else "its result is not a tensor"

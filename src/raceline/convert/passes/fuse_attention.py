@@ -23,7 +23,9 @@ from raceline.ir import Model
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-description = "Fuse softmax(q k / scale + mask) v, with the transposes and reshapes that make and join its heads"
+description = (
+    "Fuse softmax(q k / scale + mask) v, with the transposes and reshapes that make and join its heads"
+)
 after: tuple[str, ...] = ("merge_common_subexpressions", "simplify_transpose")
 tolerance = 0.0
 
@@ -49,7 +51,7 @@ def pattern(node: ir.Node, scope: Scope) -> Match | None:
 
 
 def check(match: Match, scope: Scope) -> str:
-    """Softmax must go along the keys, and the operands must be computed: products by weights are other layers."""
+    """Softmax must go along the keys, and the operands must be computed: a product by weights is a layer."""
     softmax, product = match.values["softmax"], match.values["product"]
     axes = rank(softmax.inputs[0])
     axis = attribute(softmax, "axis", -1 if scope.opset >= 13 else 1)
@@ -83,7 +85,7 @@ def _scores(value: ir.Value | None) -> tuple[ir.Node, list[ir.Node]] | None:
 
 
 def _towards_product(node: ir.Node) -> ir.Value | None:
-    """The operand through which the scores come: behind it, by whatever scaling and masking, stands a product."""
+    """The operand through which the scores come: behind it, whatever scales and masks, stands a product."""
     for value in node.inputs[1:] if is_op(node, "Where") else node.inputs:
         feeder = value.producer() if value is not None else None
         for _ in range(LONGEST):
@@ -130,7 +132,9 @@ def _with_layout(group: set[ir.Node], last: ir.Node, scope: Scope) -> set[ir.Nod
 
 def _belongs(node: ir.Node, group: set[ir.Node]) -> bool:
     """Whether a node changes the layout of computed values by constants, for the group alone."""
-    if constant(node.inputs[0]) is not None or any(v is not None and constant(v) is None for v in node.inputs[1:]):
+    if constant(node.inputs[0]) is not None or any(
+        v is not None and constant(v) is None for v in node.inputs[1:]
+    ):
         return False
     return all(not v.is_graph_output() and set(v.consumers()) <= group for v in node.outputs)
 
@@ -141,7 +145,8 @@ def example() -> Model:
 
     return model_from_text(
         """<ir_version: 8, opset_import: ["": 17]>
-        main (float[N, 2, 3, 4] q, float[N, 2, 3, 4] k, float[N, 2, 3, 4] v, float scale) => (float[N, 2, 3, 4] y) {
+        main (float[N, 2, 3, 4] q, float[N, 2, 3, 4] k, float[N, 2, 3, 4] v, float scale)
+            => (float[N, 2, 3, 4] y) {
             turned = Transpose<perm = [0, 1, 3, 2]>(k)
             scores = MatMul(q, turned)
             scaled = Div(scores, scale)

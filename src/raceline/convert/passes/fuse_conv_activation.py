@@ -19,7 +19,11 @@ tolerance = 0.0
 
 def pattern(node: ir.Node, scope: Scope) -> Match | None:
     """A convolution by constant weights with what follows it."""
-    return epilogue(node, scope) if is_op(node, "Conv", "ConvTranspose") and constant(node.inputs[1]) is not None else None
+    return (
+        epilogue(node, scope)
+        if is_op(node, "Conv", "ConvTranspose") and constant(node.inputs[1]) is not None
+        else None
+    )
 
 
 def check(match: Match, scope: Scope) -> str:

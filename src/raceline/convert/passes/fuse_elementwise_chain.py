@@ -67,7 +67,11 @@ def rewrite(match: Match, scope: Scope) -> str:
 
 def _takes_part(node: ir.Node) -> bool:
     kinds = {value.dtype.name for value in node.outputs if value.dtype is not None}
-    return is_elementwise(node) and len(node.outputs) == 1 and kinds <= {"FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"}
+    return (
+        is_elementwise(node)
+        and len(node.outputs) == 1
+        and kinds <= {"FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE"}
+    )
 
 
 def _goes_on(node: ir.Node) -> bool:
@@ -82,7 +86,9 @@ def _goes_on(node: ir.Node) -> bool:
 
 def _feeders(group: set[ir.Node], scope: Scope) -> list[ir.Node]:
     """Nodes outside the group that its nodes read, the last first."""
-    found = {p for node in group for v in node.inputs if v is not None and (p := v.producer()) and p not in group}
+    found = {
+        p for node in group for v in node.inputs if v is not None and (p := v.producer()) and p not in group
+    }
     return list(scope.in_order({p for p in found if p.graph is scope.graph and _takes_part(p)}))[::-1]
 
 

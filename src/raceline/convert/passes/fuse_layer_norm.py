@@ -88,7 +88,12 @@ def pattern(node: ir.Node, scope: Scope) -> Match | None:
     for op, role in (("Mul", "scale"), ("Add", "bias")):
         follower, value = only_user(nodes[-1].outputs[0]), nodes[-1].outputs[0]
         other = second_operand(follower, value) if follower is not None and is_op(follower, op) else None
-        if follower is not None and other is not None and constant(other) is not None and stays_within(other, value):
+        if (
+            follower is not None
+            and other is not None
+            and constant(other) is not None
+            and stays_within(other, value)
+        ):
             nodes.append(follower)
             values[role] = other
     return Match(tuple(nodes), values)
@@ -135,7 +140,11 @@ def _sum_problem(match: Match, axes: list[int]) -> str:
     if not sizes or not all(isinstance(size, int) for size in sizes) or part is None or floor != 0.0:
         return "how many elements its sums add up is unknown"
     count = math.prod(int(size or 0) for size in sizes)
-    return "" if math.isclose(part * count, 1.0, rel_tol=1e-4) else f"it divides sums of {count} elements by {1 / part:g}"
+    return (
+        ""
+        if math.isclose(part * count, 1.0, rel_tol=1e-4)
+        else f"it divides sums of {count} elements by {1 / part:g}"
+    )
 
 
 def example() -> Model:
@@ -144,7 +153,8 @@ def example() -> Model:
 
     return model_from_text(
         """<ir_version: 8, opset_import: ["": 17]>
-        main (float[N, 3, 8] x, float two, float epsilon, float[8] scale, float[8] bias) => (float[N, 3, 8] y) {
+        main (float[N, 3, 8] x, float two, float epsilon, float[8] scale, float[8] bias)
+            => (float[N, 3, 8] y) {
             mean = ReduceMean<axes = [-1]>(x)
             centred = Sub(x, mean)
             square = Pow(centred, two)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from raceline.convert.example import model_from_text
-from raceline.convert.graph import Match, Scope, constant, is_op
+from raceline.convert.graph import Scope, constant, describe, is_op, scopes_of
 from raceline.ir import Model
 
 if TYPE_CHECKING:
@@ -16,27 +17,21 @@ after: tuple[str, ...] = ("inline_functions",)
 tolerance = 0.0
 
 
-def pattern(node: ir.Node, scope: Scope) -> Match | None:
-    """Any Constant of numbers."""
-    return Match((node,)) if is_op(node, "Constant") and constant(node.outputs[0]) is not None else None
-
-
-def check(match: Match, scope: Scope) -> str:
-    """An output has to stay computed by a node."""
-    if match.result.is_graph_output():
-        return f"{match.result.name!r} is an output of the graph, and an output must be computed by a node"
-    return ""
-
-
-def rewrite(match: Match, scope: Scope) -> str:
-    """Register the array as an initializer of the main graph."""
-    (node,) = match.nodes
-    array = constant(match.result)
-    assert array is not None
-    label = match.result.name or "constant"
-    scope.replace(match.result, scope.add_constant(label, array))
-    scope.remove(match.nodes)
-    return "the value lies with the weights, where other passes find it"
+def run(program: ir.Model) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every Constant of numbers but those that are outputs, which a node must compute."""
+    lifted = []
+    for graph in scopes_of(program):
+        scope = Scope(program, graph)
+        for node in tuple(graph):
+            value = node.outputs[0]
+            if not is_op(node, "Constant") or value.is_graph_output() or (array := constant(value)) is None:
+                continue
+            lifted.append(describe(node))
+            label = value.name or "constant"
+            scope.replace(value, scope.add_constant(label, array))
+            scope.remove((node,))
+    if lifted:
+        yield tuple(lifted), "the values lie with the weights, where other passes find them"
 
 
 def example() -> Model:

@@ -16,7 +16,9 @@ after: tuple[str, ...] = ("merge_constants", "remove_dead_code", "simplify_resha
 tolerance = 0.0
 
 # Two of these differ although they look alike.
-RANDOM = frozenset("Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
+RANDOM = frozenset(
+    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
+)
 
 
 def pattern(node: ir.Node, scope: Scope) -> Match | None:
@@ -27,7 +29,9 @@ def pattern(node: ir.Node, scope: Scope) -> Match | None:
     identity = _identity(node)
     if identity is None:
         return None
-    for other in sorted({n for n in shared.consumers() if n.graph is scope.graph}, key=lambda n: n.name or ""):
+    for other in sorted(
+        {n for n in shared.consumers() if n.graph is scope.graph}, key=lambda n: n.name or ""
+    ):
         if other is not node and _identity(other) == identity:
             first, second = scope.in_order((node, other))
             if first is node:

@@ -22,6 +22,7 @@ tolerance = 0.0
 
 def run(program: ir.Model) -> Iterator[tuple[tuple[str, ...], str]]:
     """Point all users of equal initializers of the main graph at the first of them."""
+    merged = []
     by_size: dict[tuple[str, tuple[int, ...]], list[ir.Value]] = defaultdict(list)
     for value in list(program.graph.initializers.values()):
         array = constant(value)
@@ -34,7 +35,9 @@ def run(program: ir.Model) -> Iterator[tuple[tuple[str, ...], str]]:
             continue
         value.replace_all_uses_with(twin)
         program.graph.initializers.pop(str(value.name))
-        yield (str(value.name),), f"holds the same numbers as {twin.name!r}"
+        merged.append(f"weight {value.name!r}")
+    if merged:
+        yield tuple(merged), "another weight holds the same numbers"
 
 
 def _equal(value: ir.Value, array: Array) -> bool:
@@ -43,7 +46,8 @@ def _equal(value: ir.Value, array: Array) -> bool:
     assert other is not None
     head = slice(0, 16)
     return bool(
-        other.reshape(-1)[head].tobytes() == array.reshape(-1)[head].tobytes() and other.tobytes() == array.tobytes()
+        other.reshape(-1)[head].tobytes() == array.reshape(-1)[head].tobytes()
+        and other.tobytes() == array.tobytes()
     )
 
 

@@ -19,18 +19,22 @@ tolerance = 0.0
 
 def run(program: ir.Model) -> Iterator[tuple[tuple[str, ...], str]]:
     """Go from the outputs to the inputs, so that whole chains go at once."""
+    nodes, weights = [], []
     for graph in scopes_of(program):
         for node in reversed(graph):
             if any(value.is_graph_output() or value.uses() for value in node.outputs):
                 continue
-            name = describe(node)
+            nodes.append(describe(node))
             graph.remove(node, safe=True)
-            yield (name,), "no output depends on it"
     for graph in scopes_of(program):
         for label, value in list(graph.initializers.items()):
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
                 graph.initializers.pop(label)
-                yield (f"weight {label!r}",), "no node uses it"
+                weights.append(f"weight {label!r}")
+    if nodes:
+        yield tuple(nodes), "no output depends on them"
+    if weights:
+        yield tuple(weights), "no node uses them"
 
 
 def example() -> Model:

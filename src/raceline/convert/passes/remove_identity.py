@@ -10,6 +10,7 @@ import numpy as np
 from raceline.convert.dims import dims_of_shape
 from raceline.convert.example import model_from_text
 from raceline.convert.graph import (
+    Array,
     Match,
     Scope,
     attribute,
@@ -114,17 +115,23 @@ def _expand(node: ir.Node, scope: Scope) -> Explanation:
 
 def _slice(node: ir.Node, scope: Scope) -> Explanation:
     starts, ends, steps = constant(operand(node, 1)), constant(operand(node, 2)), operand(node, 4)
-    if starts is None or ends is None or (steps is not None and (constant(steps) != 1).any()):
+    if starts is None or ends is None or (steps is not None and not _all_ones(constant(steps))):
         return None
     # No tensor is as long as 2^31 - 1 along an axis; exporters write that and more for "to the end".
     whole = not starts.any() and (ends >= 2**31 - 1).all()
     return ("it takes every axis whole", operand(node, 0)) if whole else None
 
 
+def _all_ones(array: Array | None) -> bool:
+    return array is not None and bool((array == 1).all())
+
+
 def _pad(node: ir.Node, scope: Scope) -> Explanation:
     pads = constant(operand(node, 1))
     listed = attribute(node, "pads") if scope.opset < 11 else None if pads is None else pads.tolist()
-    return ("it adds nothing on any side", operand(node, 0)) if listed is not None and not any(listed) else None
+    return (
+        ("it adds nothing on any side", operand(node, 0)) if listed is not None and not any(listed) else None
+    )
 
 
 def _concat(node: ir.Node, scope: Scope) -> Explanation:
@@ -152,7 +159,11 @@ def _minus_zero(node: ir.Node, scope: Scope) -> Explanation:
     value, zero = node.inputs
     number = constant(zero)
     plain = number is not None and number.size == 1 and not number.any() and not np.signbit(number).any()
-    return ("it takes nothing away", value) if value is not None and plain and _no_more_axes(zero, value) else None
+    return (
+        ("it takes nothing away", value)
+        if value is not None and plain and _no_more_axes(zero, value)
+        else None
+    )
 
 
 def _no_more_axes(number: ir.Value | None, value: ir.Value) -> bool:

@@ -30,7 +30,9 @@ def pattern(node: ir.Node, scope: Scope) -> Match | None:
         dims = dims_in(node.inputs[1])
         return None if dims is None else Match((node,), {"dims": dims})
     before = producer(node.inputs[0], *DRESSING)
-    return Match((node,), {"source": operand(before, 0), "target": target}) if before is not None else None
+    if before is None:
+        return None
+    return Match((node,), {"before": before, "source": operand(before, 0), "target": target})
 
 
 def check(match: Match, scope: Scope) -> str:
@@ -40,7 +42,9 @@ def check(match: Match, scope: Scope) -> str:
         if (match.values["target"] == 0).any():
             return "its target has a 0, which refers to the shape before it"
         return ""
-    target = _target(match.values["dims"], dims_of_shape(operand(node, 0)), bool(attribute(node, "allowzero", 0)))
+    target = _target(
+        match.values["dims"], dims_of_shape(operand(node, 0)), bool(attribute(node, "allowzero", 0))
+    )
     match.values["new"] = target
     return "" if target is not None else "more than one of its dimensions is only known at run time"
 
@@ -49,12 +53,14 @@ def rewrite(match: Match, scope: Scope) -> str:
     """Swap the target or the source."""
     (node,) = match.nodes
     if "source" in match.values:
-        before = describe(node.inputs[0].producer())
+        before = describe(match.values["before"])
         node.replace_input_with(0, match.values["source"])
         return f"it reads what {before} read, as only the elements' order counts"
     target = np.array(match.values["new"], np.int64)
     node.replace_input_with(1, scope.add_constant(f"{match.result.name}_shape", target))
-    return f"its target always comes to {target.tolist()}, where -1 stands for what is left and 0 for as before"
+    return (
+        f"its target always comes to {target.tolist()}, where -1 stands for what is left and 0 for as before"
+    )
 
 
 def _target(dims: list[Dim], have: list[Dim] | None, keeps_zero: bool) -> list[int] | None:

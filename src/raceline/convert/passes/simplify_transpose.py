@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raceline.convert.example import model_from_text
-from raceline.convert.graph import Match, Scope, attribute, constant, is_op, only_user, operand, producer, rank
+from raceline.convert.graph import (
+    Match,
+    Scope,
+    attribute,
+    constant,
+    is_op,
+    only_user,
+    operand,
+    producer,
+    rank,
+)
 from raceline.ir import Model
 
 if TYPE_CHECKING:
@@ -65,7 +75,7 @@ def _pair(first: ir.Node, second: ir.Node) -> list[int] | None:
 
 
 def _target(first: ir.Node, last: ir.Node) -> list[int] | None:
-    """The shape (..., rows, columns) of which (matrices, rows, columns), turned, becomes (..., columns, rows)."""
+    """The shape (..., rows, columns) that, its last two axes turned, has the shape `last` gives."""
     inward, outward = (constant(operand(node, 1)) for node in (first, last))
     if inward is None or outward is None or inward.size != 3 or outward.size < 3:
         return None
