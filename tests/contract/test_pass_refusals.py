@@ -71,7 +71,8 @@ TRAPS = [
     Trap(
         "fold_constants",
         "quantised weights stay quantised",
-        "(float[N,2] x, int8[2,2] q, float s) => (float[N,2] y) { w = DequantizeLinear(q, s) y = MatMul(x, w) }",
+        "(float[N,2] x, int8[2,2] q, float s) => (float[N,2] y) { w = DequantizeLinear(q, s) y = "
+        "MatMul(x, w) }",
         "undo the quantisation",
         {"q": np.array([[1, 2], [3, 4]], np.int8), "s": f32(0.1)},
     ),
@@ -175,7 +176,8 @@ TRAPS = [
         "merge_common_subexpressions",
         "two draws differ",
         "(float[2] x, float[2] q) => (float[2] y) { a = RandomNormalLike<seed=1.0>(x) "
-        "b = RandomNormalLike<seed=1.0>(x) c = Mul(a, q) d = Mul(b, q) e = Sub(c, d) z = Mul(e, q) y = Mul(x, q) }",
+        "b = RandomNormalLike<seed=1.0>(x) c = Mul(a, q) d = Mul(b, q) e = Sub(c, d) z = Mul(e, q) y = "
+        "Mul(x, q) }",
         weights={"q": np.zeros(2, np.float32)},
     ),
     # simplify_reshape, simplify_transpose
@@ -215,7 +217,8 @@ TRAPS = [
         for why, body, reason, extra, opset in [
             (
                 "the convolution's result is needed too",
-                "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b, float[4] scale, float[4] offset, float[4] mean, "
+                "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b, float[4] scale, float[4] offset, "
+                "float[4] mean, "
                 "float[4] variance) => (float[1,4,3,3] y, float[1,4,3,3] z) { c = Conv(x, w, b) z = Relu(c) "
                 "y = BatchNormalization(c, scale, offset, mean, variance) }",
                 "used elsewhere",
@@ -224,7 +227,8 @@ TRAPS = [
             ),
             (
                 "the convolution's result is an output",
-                "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b, float[4] scale, float[4] offset, float[4] mean, "
+                "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b, float[4] scale, float[4] offset, "
+                "float[4] mean, "
                 "float[4] variance) => (float[1,4,3,3] y, float[1,4,3,3] c) { c = Conv(x, w, b) "
                 "y = BatchNormalization(c, scale, offset, mean, variance) }",
                 "used elsewhere",
@@ -233,7 +237,8 @@ TRAPS = [
             ),
             (
                 "a negative variance",
-                "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b, float[4] scale, float[4] offset, float[4] mean, "
+                "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b, float[4] scale, float[4] offset, "
+                "float[4] mean, "
                 "float[4] variance) => (float[1,4,3,3] y) { c = Conv(x, w, b) "
                 "y = BatchNormalization(c, scale, offset, mean, variance) }",
                 "negative",
@@ -245,7 +250,8 @@ TRAPS = [
     Trap(
         "fold_batch_norm",
         "the statistics come from outside",
-        "(float[1,4,5,5] x, float[4] mean, float[4,4,3,3] w, float[4] scale, float[4] offset, float[4] variance) => "
+        "(float[1,4,5,5] x, float[4] mean, float[4,4,3,3] w, float[4] scale, float[4] offset, float[4] "
+        "variance) => "
         "(float[1,4,3,3] y) { c = Conv(x, w) y = BatchNormalization(c, scale, offset, mean, variance) }",
         "mean of",
         {key: value for key, value in {**CONV, **NORM}.items() if key not in {"b", "mean"}},
@@ -264,7 +270,8 @@ TRAPS = [
         "fold_batch_norm",
         "a bias for each row",
         "(float[2,3] x, float[3,4] w, float[2,4] b, float[4] scale, float[4] offset, float[4] mean, "
-        "float[4] variance) => (float[2,4] y) { c = Gemm(x, w, b) y = BatchNormalization(c, scale, offset, mean, variance) }",
+        "float[4] variance) => (float[2,4] y) { c = Gemm(x, w, b) y = BatchNormalization(c, scale, "
+        "offset, mean, variance) }",
         "row to row",
         {**NORM, "w": (3, 4), "b": (2, 4)},
     ),
@@ -272,27 +279,31 @@ TRAPS = [
     Trap(
         "fold_affine",
         "one number a column, not a channel",
-        "(float[1,4,6,6] x, float[4,4,3,3] w, float[4] s) => (float[1,4,4,4] y) { c = Conv(x, w) y = Mul(c, s) }",
+        "(float[1,4,6,6] x, float[4,4,3,3] w, float[4] s) => (float[1,4,4,4] y) { c = Conv(x, w) y = "
+        "Mul(c, s) }",
         "not one number for each channel",
         {"w": (4, 4, 3, 3), "s": (4,)},
     ),
     Trap(
         "fold_affine",
         "a division by zero",
-        "(float[1,4,6,6] x, float[4,4,3,3] w, float[4,1,1] s) => (float[1,4,4,4] y) { c = Conv(x, w) y = Div(c, s) }",
+        "(float[1,4,6,6] x, float[4,4,3,3] w, float[4,1,1] s) => (float[1,4,4,4] y) { c = Conv(x, w) y = "
+        "Div(c, s) }",
         "not finite",
         {"w": (4, 4, 3, 3), "s": f32(1, 2, 0, 4).reshape(4, 1, 1)},
     ),
     Trap(
         "fold_affine",
         "the constant is divided",
-        "(float[1,4,6,6] x, float[4,4,3,3] w, float s) => (float[1,4,4,4] y) { c = Conv(x, w) y = Div(s, c) }",
+        "(float[1,4,6,6] x, float[4,4,3,3] w, float s) => (float[1,4,4,4] y) { c = Conv(x, w) y = Div(s, "
+        "c) }",
         weights={"w": (4, 4, 3, 3), "s": f32(2)},
     ),
     Trap(
         "fold_affine",
         "weights from outside",
-        "(float[1,4,6,6] x, float[4,4,3,3] w, float s) => (float[1,4,4,4] y) { c = Conv(x, w) y = Mul(c, s) }",
+        "(float[1,4,6,6] x, float[4,4,3,3] w, float s) => (float[1,4,4,4] y) { c = Conv(x, w) y = Mul(c, "
+        "s) }",
         "are not constant",
         {"s": f32(2)},
     ),
@@ -311,7 +322,8 @@ TRAPS = [
     Trap(
         "fuse_gelu",
         "scaled by something else",
-        "(float[2] x, float r, float one, float half) => (float[2] y) { a = Div(x, r) b = Erf(a) c = Add(b, one) "
+        "(float[2] x, float r, float one, float half) => (float[2] y) { a = Div(x, r) b = Erf(a) c = "
+        "Add(b, one) "
         "d = Mul(x, c) y = Mul(d, half) }",
         weights={**GELU, "r": f32(1.5)},
     ),
@@ -326,7 +338,8 @@ TRAPS = [
     Trap(
         "fuse_hard_swish",
         "clipped at another place",
-        "(float[2] x, float three, float low, float six) => (float[2] y) { a = Add(x, three) b = Clip(a, low, three) "
+        "(float[2] x, float three, float low, float six) => (float[2] y) { a = Add(x, three) b = Clip(a, "
+        "low, three) "
         "c = Mul(x, b) y = Div(c, six) }",
         weights={"three": f32(3), "low": f32(0), "six": f32(6)},
     ),
@@ -372,7 +385,8 @@ TRAPS = [
     Trap(
         "fuse_attention",
         "softmax along the queries",
-        "(float[2,3,4] q, float[2,3,4] k, float[2,3,4] v) => (float[2,3,4] y) { t = Transpose<perm=[0,2,1]>(k) "
+        "(float[2,3,4] q, float[2,3,4] k, float[2,3,4] v) => (float[2,3,4] y) { t = "
+        "Transpose<perm=[0,2,1]>(k) "
         "s = MatMul(q, t) w = Softmax<axis=1>(s) y = MatMul(w, v) }",
         "not along the keys",
     ),
@@ -386,7 +400,8 @@ TRAPS = [
     Trap(
         "fuse_attention",
         "scores by weights are a layer",
-        "(float[2,3,4] x, float[4,5] w, float[2,5,6] v) => (float[2,3,6] y) { s = MatMul(x, w) p = Softmax(s) "
+        "(float[2,3,4] x, float[4,5] w, float[2,5,6] v) => (float[2,3,6] y) { s = MatMul(x, w) p = "
+        "Softmax(s) "
         "y = MatMul(p, v) }",
         "product by weights",
         {"w": (4, 5)},
@@ -395,7 +410,8 @@ TRAPS = [
     Trap(
         "fuse_conv_activation",
         "two users",
-        "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b) => (float[1,4,3,3] y, float[1,4,3,3] z) { c = Conv(x, w, b) "
+        "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b) => (float[1,4,3,3] y, float[1,4,3,3] z) { c = "
+        "Conv(x, w, b) "
         "y = Relu(c) z = Exp(c) }",
         "is used by Relu",
         CONV,
@@ -403,7 +419,8 @@ TRAPS = [
     Trap(
         "fuse_conv_activation",
         "the result is an output",
-        "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b) => (float[1,4,3,3] y, float[1,4,3,3] c) { c = Conv(x, w, b) "
+        "(float[1,4,5,5] x, float[4,4,3,3] w, float[4] b) => (float[1,4,3,3] y, float[1,4,3,3] c) { c = "
+        "Conv(x, w, b) "
         "y = Relu(c) }",
         "is an output",
         CONV,
@@ -411,7 +428,8 @@ TRAPS = [
     Trap(
         "fuse_conv_activation",
         "the residual stretches the result",
-        "(float[1,4,3,3] x, float[4,4,3,3] w, float[4] b, float[1,4,5,5] r) => (float[1,4,5,5] y) { c = Conv(x, w, b) "
+        "(float[1,4,3,3] x, float[4,4,3,3] w, float[4] b, float[1,4,5,5] r) => (float[1,4,5,5] y) { c = "
+        "Conv(x, w, b) "
         "y = Add(c, r) }",
         "another shape",
         CONV,
@@ -419,7 +437,8 @@ TRAPS = [
     Trap(
         "fuse_conv_activation",
         "the gate of a squeeze-and-excite block",
-        "(float[1,4,1,1] x, float[4,4,1,1] w, float[4] b, float[1,4,5,5] r) => (float[1,4,5,5] y) { c = Conv(x, w, b) "
+        "(float[1,4,1,1] x, float[4,4,1,1] w, float[4] b, float[1,4,5,5] r) => (float[1,4,5,5] y) { c = "
+        "Conv(x, w, b) "
         "y = Mul(r, c) }",
         "another shape",
         {"w": (4, 4, 1, 1), "b": (4,)},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raceline.convert.fused import is_fused
+from raceline.convert.fused import is_fused, kind
 from raceline.convert.graph import (
     Array,
     attribute,
@@ -28,7 +28,6 @@ ACTIVATIONS = frozenset(
     "Selu Sigmoid Softplus Softsign Sqrt Swish Tanh ThresholdedRelu".split()
 )
 BINARY = frozenset("Add Sub Mul Div Pow Max Min".split())
-FUSED_ACTIVATIONS = frozenset("Silu HardSwish HardSigmoid Gelu GeluTanh QuickGelu Mish".split())
 
 
 def is_elementwise(node: ir.Node | None) -> bool:
@@ -78,6 +77,17 @@ def sigmoid(x: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-x)))
 
 
+FUSED_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "Gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
+    "GeluTanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "HardSigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+    "HardSwish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "Mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
+    "QuickGelu": lambda x: x * sigmoid(1.702 * x),
+    "Silu": lambda x: x * sigmoid(x),
+}
+"""Activations that ONNX has not, or had not always, and what they compute."""
+
 _EVALUATE: Mapping[str, Callable[..., Array]] = {
     "Add": lambda _, x, y: x + y,
     "Sub": lambda _, x, y: x - y,
@@ -101,13 +111,19 @@ _EVALUATE: Mapping[str, Callable[..., Array]] = {
 
 def computable(node: ir.Node | None) -> bool:
     """Whether `evaluate` knows the operator."""
-    return node is not None and is_op(node, *_EVALUATE) and all(v is not None for v in node.inputs[:1])
+    return is_fused(node, *FUSED_ACTIVATIONS) or (is_op(node, *_EVALUATE) and _has_operands(node))
+
+
+def _has_operands(node: ir.Node | None) -> bool:
+    return node is not None and all(value is not None for value in node.inputs[:1])
 
 
 def evaluate(node: ir.Node, known: Mapping[ir.Value, Array]) -> Array:
     """The node's result in double precision, its operands from `known` or constants of one element."""
-    operands = [None if v is None else known[v] if v in known else _number(v) for v in node.inputs]
+    operands: list[Any] = [None if v is None else known[v] if v in known else _number(v) for v in node.inputs]
     with np.errstate(all="ignore"):
+        if is_fused(node):
+            return FUSED_ACTIVATIONS[kind(node)](*operands)
         return _EVALUATE[node.op_type](node, *operands)
 
 

@@ -99,7 +99,7 @@ def per_channel(array: Array, layer: ir.Node) -> Array | None:
     channels, weight = num_channels(layer), constant(operand(layer, 1))
     if channels is None or weight is None or array.ndim > weight.ndim:
         return None
-    axis = weight.ndim - 1 if layer.op_type == "Gemm" else 1
+    axis = 1  # (items, channels, ...) for all of them
     full = array.reshape((1,) * (weight.ndim - array.ndim) + array.shape)
     if any(size != 1 for place, size in enumerate(full.shape) if place != axis):
         return None

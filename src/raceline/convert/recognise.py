@@ -1,38 +1,38 @@
 """Recognise an activation by what it computes, however an exporter spelt it.
 
 GELU alone comes in dozens of spellings: divided by sqrt(2) or multiplied by its inverse, halved before or
-after, cubed by Pow or by products. So the smallest group of element-wise nodes that turns one value into another
-is evaluated over a grid and compared with the known function. The fused body is the group itself: a wrong name
-could not change a number. The grid tells apart what differs by 1e-4, as the exact GELU and its tanh form do.
+after, cubed by Pow or by products. So the smallest group of element-wise nodes that turns one value into
+another is evaluated over a grid and compared with the known function. The fused body is the group itself: a
+wrong name could not change a number. The grid tells apart what differs by 1e-4, as the exact GELU and its
+tanh form do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raceline.convert.elementwise import computable, evaluate
+from raceline.convert.elementwise import FUSED_ACTIVATIONS, computable, evaluate
 from raceline.convert.graph import Array, Match, Scope, constant, escape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Function = Callable[[Array], Array]
 LARGEST = 12  # nodes; the longest spelling seen, a tanh GELU by products, has nine
 TOLERANCE = 1e-4
 _GRID = np.linspace(-6.0, 6.0, 193)
 
 
-def find(node: ir.Node, scope: Scope, known: Mapping[str, Function]) -> Match | None:
-    """The group ending in `node` that computes one of the `known` functions.
+def find(node: ir.Node, scope: Scope, names: Sequence[str]) -> Match | None:
+    """The group ending in `node` that computes one of the named activations.
 
     Returns:
         A match with values `x` (what it is applied to) and `name` (of the function); None where nothing fits.
     """
     for nodes, x in _groups(node, scope):
-        if len(nodes) > 1 and (name := _name(nodes, x, known)):
+        if len(nodes) > 1 and (name := _name(nodes, x, names)):
             return Match(nodes, {"x": x, "name": name}, obstacle=escape(nodes))
     return None
 
@@ -59,15 +59,13 @@ def _outside(nodes: tuple[ir.Node, ...]) -> list[ir.Value]:
     return [v for v in read if (array := constant(v)) is None or array.size != 1]
 
 
-def _name(nodes: tuple[ir.Node, ...], x: ir.Value, known: Mapping[str, Function]) -> str:
+def _name(nodes: tuple[ir.Node, ...], x: ir.Value, names: Sequence[str]) -> str:
     """The known function that the nodes compute of `x`; empty where there is none."""
     values: dict[ir.Value, Array] = {x: _GRID}
     for node in nodes:
         values[node.outputs[0]] = evaluate(node, values)
     result = values[nodes[-1].outputs[0]]
-    fits = (
-        name
-        for name, function in known.items()
-        if np.allclose(result, function(_GRID), rtol=0, atol=TOLERANCE)
-    )
-    return next(fits, "")
+    for name in names:
+        if np.allclose(result, FUSED_ACTIVATIONS[name](_GRID), rtol=0, atol=TOLERANCE):
+            return name
+    return ""
