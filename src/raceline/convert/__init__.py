@@ -1,3 +1,6 @@
 """Any framework in, an optimised and measured Bundle out."""
 
-__all__: list[str] = []
+from raceline.convert.rewrite import Refusal, Rewrite, optimise
+from raceline.convert.translate import IRTranslator
+
+__all__ = ["IRTranslator", "Refusal", "Rewrite", "optimise"]

@@ -1,0 +1,156 @@
+"""The translator: any framework's file in, the unified IR, an optimised model, a Bundle out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import raceline.convert.readers as folder
+from raceline.convert.rewrite import Refusal, Rewrite, optimise
+from raceline.core import plugins
+from raceline.core.errors import BadModelError, ConfigError, UnknownNameError
+from raceline.core.progress import Progress
+from raceline.ir import Model, Profile
+
+if TYPE_CHECKING:
+    from raceline.ir.bundle import Bundle
+    from raceline.ir.platform import PlatformProfile
+
+OUTPUT_IRS = ("unified_ir_v2",)
+
+
+class IRTranslator:
+    """Reads a model, optimises it and writes it as a Bundle.
+
+    Example:
+        translator = IRTranslator(input_format="onnx", output_ir="unified_ir_v2")
+        model = translator.optimize(translator.parse("model.onnx"))
+        translator.export(model, "model.raceline")
+
+    Attributes:
+        input_format: the reader's name; None to find out from each file.
+        output_ir: the intermediate representation; there is one.
+        rewrites: what `optimize` last did, in order.
+        refusals: where `optimize` last saw a pattern and left it, each with its reason.
+    """
+
+    def __init__(
+        self,
+        input_format: str | None = None,
+        output_ir: str = "unified_ir_v2",
+        platform_profile: PlatformProfile | str | Path | None = None,
+    ) -> None:
+        """Check the names; nothing is read or measured yet.
+
+        Args:
+            input_format: name of a file in readers/; None to recognise it.
+            output_ir: "unified_ir_v2".
+            platform_profile: the machine the model is for: a profile, the name of one that ships with
+                Raceline, the path of one, or None for this machine.
+
+        Raises:
+            UnknownNameError: there is no such format or IR; the message lists those there are.
+        """
+        known = plugins.names(folder)
+        if input_format is not None and input_format not in known:
+            raise UnknownNameError("input format", input_format, known)
+        if output_ir not in OUTPUT_IRS:
+            raise UnknownNameError("intermediate representation", output_ir, OUTPUT_IRS)
+        self.input_format = input_format
+        self.output_ir = output_ir
+        self.rewrites: list[Rewrite] = []
+        self.refusals: list[Refusal] = []
+        self._platform = platform_profile
+
+    @property
+    def platform(self) -> PlatformProfile:
+        """The machine the model is for; this one is measured at first use.
+
+        Raises:
+            ConfigError: the file at the given path is no profile.
+        """
+        from raceline.ir.platform import PlatformProfile, stated_platform, stated_platforms
+        from raceline.ir.probe import this_machine
+
+        if self._platform is None:
+            self._platform = this_machine()
+        if not isinstance(self._platform, PlatformProfile):
+            named = str(self._platform) in stated_platforms()
+            self._platform = (
+                stated_platform(str(self._platform)) if named else PlatformProfile.load(self._platform)
+            )
+        return self._platform
+
+    def parse(self, source: str | Path, **options: Any) -> Model:
+        """Read a model.
+
+        Args:
+            source: the model's file or folder.
+            options: for the reader, such as `limits`.
+
+        Raises:
+            BadModelError: there is no such file, no reader recognises it, or it is broken.
+            ConfigError: the reader has no such option.
+        """
+        path = Path(source)
+        if not path.exists():
+            raise BadModelError(f"there is no file {str(path)!r}", next_step="Check the path.")
+        name = self.input_format or recognise(path)
+        reader = plugins.load(folder, name, kind="input format")
+        known = set(inspect.signature(reader.read).parameters) - {"path"}
+        if unknown := sorted(set(options) - known):
+            raise ConfigError(
+                f"reader {name} has no option {unknown[0]!r}", f"it has: {', '.join(sorted(known))}"
+            )
+        model = reader.read(path, **options)
+        assert isinstance(model, Model)
+        return model
+
+    def optimize(self, model: Model, *, progress: Progress | None = None) -> Model:
+        """Run all passes on a copy; see `rewrite.optimise`.
+
+        Sets `rewrites` and `refusals`, and writes a sentence for every rewrite into the provenance.
+        """
+        result, report = optimise(model, progress=progress)
+        self.rewrites = [item for item in report if isinstance(item, Rewrite)]
+        self.refusals = [item for item in report if isinstance(item, Refusal)]
+        return result
+
+    def export(
+        self,
+        model: Model,
+        path: str | Path,
+        *,
+        profile: Profile | None = None,
+        equivalence: Mapping[str, Any] | None = None,
+    ) -> Bundle:
+        """Write a model as a Bundle; see `Bundle.write`.
+
+        Args:
+            model: is checked before anything is written.
+            path: the bundle's folder; a bundle that is there already is replaced as a whole.
+            profile: what was measured.
+            equivalence: the report of the comparison with the source.
+        """
+        from raceline.ir.bundle import Bundle
+
+        return Bundle.write(Path(path), model, profile=profile, equivalence=equivalence)
+
+
+def recognise(path: Path) -> str:
+    """The name of the reader for a file.
+
+    Raises:
+        BadModelError: none recognises it.
+    """
+    known = plugins.names(folder)
+    for name in known:
+        if plugins.load(folder, name, kind="input format").recognises(path):
+            return name
+    raise BadModelError(
+        f"{path.name} is no model that Raceline can read",
+        f"readers looked for: {', '.join(known)}",
+        "Give the format by name if the file is unusual.",
+    )
