@@ -106,6 +106,7 @@ def load_double(folder, settings, clock):
     plan = json.loads((folder / "bundle.json").read_text())
     if plan.get("broken"):
         raise BadModelError(f"{folder.name} is broken", "its weights are not those it was hashed with")
+    time.sleep(plan.get("load_s", 0.0))
     signature = SIGNATURES[plan["model"]]
     function = FUNCTIONS[plan["model"]]
     if "factor" in plan:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,8 +22,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 import raceline
-from raceline.core.errors import BadModelError, ConfigError
+from raceline.core.errors import BadModelError, ConfigError, NotReadyError
 from raceline.serve import Repository, Server, Settings
+from raceline.serve.repository import State
 
 TESTS = Path(__file__).parents[1]
 
@@ -204,6 +206,21 @@ def test_what_is_not_in_the_repository_cannot_be_loaded(root, name):
         client.load_model(name)
 
 
+def test_bundles_that_are_being_written_are_not_offered(root):
+    write_double(root, ".scale.new-1234", "scale")
+    with serving(root) as server, triton.InferenceServerClient(server.address) as client:
+        assert set(index(client)) == {"scale"}
+
+
+def test_a_folder_that_is_removed_takes_no_model_away(root):
+    with serving(root) as server, triton.InferenceServerClient(server.address) as client:
+        shutil.rmtree(root)
+        assert index(client) == {"scale": ("READY", "")}
+        assert ask(client, rows()).shape == (1, 4)
+        with refused("NOT_FOUND"):
+            client.load_model("scale")
+
+
 def test_a_load_with_overrides_is_refused(root):
     with serving(root) as server, triton.InferenceServerClient(server.address) as client:
         with refused("INVALID_ARGUMENT") as caught:
@@ -245,6 +262,40 @@ def test_a_bad_bundle_leaves_the_others_serving(root):
         assert "weights" in index(client)["broken"][1]
         assert not client.is_model_ready("broken")
         assert ask(client, rows()).shape == (1, 4)
+
+
+def test_an_unexpected_failure_of_a_load_is_told_too(root):
+    (write_double(root, "odd", "scale") / "bundle.json").write_text("not JSON")
+    with serving(root) as server, triton.InferenceServerClient(server.address) as client:
+        state, reason = index(client)["odd"]
+        assert state == "UNAVAILABLE"
+        assert "cannot be loaded: JSONDecodeError" in reason
+        assert client.is_model_ready("scale")
+
+
+def test_a_load_goes_on_when_its_caller_leaves(root):
+    with serving(root) as server, triton.InferenceServerClient(server.address) as client:
+        write_double(root, "late", "scale", load_s=1.5)
+        with refused("DEADLINE_EXCEEDED"):
+            client.load_model("late", client_timeout=0.1)
+        assert index(client)["late"] == ("LOADING", "it is loading")
+        wait_for(lambda: client.is_model_ready("late"))
+
+
+def test_stopping_during_a_load_leaves_nothing_behind(root):
+    async def script():
+        repository = Repository([root], load=load_double)
+        write_double(root, "scale", "scale", load_s=1.0)
+        loading = asyncio.create_task(repository.load("scale"))
+        while repository.index()[0].state is not State.LOADING:
+            await asyncio.sleep(0.001)
+        await repository.drain()
+        with pytest.raises(NotReadyError, match="stopping"):
+            await loading
+        await repository.close()
+        assert repository.live_models() == []
+
+    asyncio.run(script())
 
 
 def test_nothing_but_bad_bundles_is_an_error(tmp_path):

@@ -101,6 +101,13 @@ def test_streams_become_workers_and_share_the_batch():
     assert choice.seed_s == {1: 0.010, 4: 0.030}
 
 
+def test_a_batch_cut_into_chunks_is_served_as_calls_of_a_chunk():
+    chunked = Measurement(Candidate("a", batch=8, streams=2, chunk=1), latency_s=0.040, runs=9)
+    choice = pick(row("a", 2, 0.0098, streams=2), chunked, row("a", 8, 0.060, streams=2))
+    assert (choice.max_batch, choice.workers) == (1, 2)
+    assert choice.seed_s == {1: pytest.approx(0.0098), 4: 0.060}
+
+
 def test_settings_override():
     rows = row("a", 8, 0.010), row("b", 8, 0.020), row("b", 8, 0.015, threads=2)
     assert pick(*rows, engine="b").threads == 2
@@ -112,6 +119,13 @@ def test_settings_override():
 def test_without_a_batch_axis_every_batch_is_one():
     assert pick(row("a", 1, 0.010), row("a", 8, 0.020), batched=False).max_batch == 1
     assert pick(row("a", 1, 0.010), batched=False, max_batch=16).max_batch == 1
+
+
+def test_without_a_batch_axis_workers_still_share_the_cores():
+    choice = pick(row("a", 1, 0.010), row("a", 1, 0.006, threads=2), batched=False)
+    assert (choice.threads, choice.workers) == (1, 2)
+    choice = pick(row("a", 1, 0.010), row("a", 1, 0.004, threads=2), batched=False)
+    assert (choice.threads, choice.workers) == (2, 1)
 
 
 def test_an_unmeasured_model_gets_defaults():

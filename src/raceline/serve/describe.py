@@ -114,9 +114,9 @@ def _fill_statistics(into: Any, model: LiveModel) -> None:
 
 
 def _fill_computed(into: Any, computed: Computed) -> None:
-    _fill_duration(into.compute_input, computed.gather)
-    _fill_duration(into.compute_infer, computed.run)
-    _fill_duration(into.compute_output, computed.scatter)
+    _fill_duration(into.compute_input, Duration(computed.count, computed.gather_s))
+    _fill_duration(into.compute_infer, Duration(computed.count, computed.run_s))
+    _fill_duration(into.compute_output, Duration(computed.count, computed.scatter_s))
 
 
 def _fill_duration(into: Any, duration: Duration) -> None:

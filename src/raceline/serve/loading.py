@@ -4,7 +4,7 @@ The bundle's measured profile decides; settings override it.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from raceline.core.errors import ConfigError
 from raceline.ir import Measurement, Model, Profile, Shapes, Signature, make_inputs
 from raceline.serve.batching import Costs
 from raceline.serve.costs import MeasuredCosts
+from raceline.serve.sessions import ItemByItem
 from raceline.serve.worker import Batch, Request, Runner, Worker
 
 UNMEASURED_ENGINE = "onnxruntime"
@@ -108,11 +109,36 @@ class Loaded:
             self.session.close()
 
 
+@dataclass(frozen=True)
+class _Way:
+    """A measurement as serving sees it: calls of `items` items, as many side by side as there are workers.
+
+    A measured batch that the candidate cuts into chunks is so many calls; requests need not wait for the
+    whole of it.
+    """
+
+    row: Measurement
+    workers: int
+
+    @property
+    def items(self) -> int:
+        return self.row.candidate.items_per_call
+
+    @property
+    def call_s(self) -> float:
+        at_once = self.items * self.row.candidate.streams
+        return self.row.latency_s / -(-self.row.candidate.batch // at_once)
+
+    @property
+    def items_per_s(self) -> float:
+        return self.row.throughput_per_s * self.workers / self.row.candidate.streams
+
+
 def choose(profile: Profile | None, settings: Settings, *, batched: bool, cores: int) -> Choice:
     """How to run a model.
 
     Of the measured configurations that fit the cores and the settings, those within 5 % of the best
-    throughput are as good; among them the one of lowest latency at its smallest batch wins. The largest batch
+    throughput are as good; among them the one of lowest latency at its fewest items wins. The largest batch
     is the smallest one that reaches within 5 % of the configuration's best: more would only cost latency.
 
     Args:
@@ -121,57 +147,54 @@ def choose(profile: Profile | None, settings: Settings, *, batched: bool, cores:
         batched: the model has a batch axis; else every batch is one item.
         cores: CPU cores that one model may keep busy.
     """
-    rows = list(_fitting(profile, settings, batched=batched, cores=cores))
-    chosen = _best(_families(rows)) if rows else _unmeasured(settings, batched=batched, cores=cores)
+    families = _families(_fitting(profile, settings, batched=batched, cores=cores))
+    chosen = _best(families) if families else _unmeasured(settings, batched=batched, cores=cores)
     if settings.max_batch is not None and batched:
         chosen = replace(chosen, max_batch=settings.max_batch)
     return replace(chosen, workers=settings.workers or chosen.workers)
 
 
-def _fitting(
-    profile: Profile | None, settings: Settings, *, batched: bool, cores: int
-) -> Iterable[Measurement]:
-    """The measurements of the bundle's graph that settings and cores allow."""
-    for row in profile.usable(threads=max(cores, settings.threads or 1)) if profile else ():
+def _fitting(profile: Profile | None, settings: Settings, *, batched: bool, cores: int) -> Iterator[_Way]:
+    rows = profile.usable(threads=max(cores, settings.threads or 1)) if profile else []
+    for row in rows:
         candidate = row.candidate
+        # Calls side by side need no batch axis to serve different requests, only to be measured.
+        workers = candidate.streams if batched else max(1, cores // candidate.threads)
         if (
             profile
             and candidate.variant == profile.variant
             and settings.engine in (None, candidate.engine)
             and settings.threads in (None, candidate.threads)
-            and settings.workers in (None, candidate.streams)
-            and (batched or candidate.batch == candidate.streams)
+            and settings.workers in (None, workers)
+            and (batched or candidate.batch == 1)
         ):
-            yield row
+            yield _Way(row, workers)
 
 
-def _families(rows: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Rows that differ in the items of a call only, each list fewest items first."""
-    families: dict[object, list[Measurement]] = {}
-    for row in rows:
-        families.setdefault(replace(row.candidate, batch=1, chunk=0), []).append(row)
-    return [sorted(family, key=lambda row: row.candidate.items_per_call) for family in families.values()]
+def _families(ways: Iterable[_Way]) -> list[list[_Way]]:
+    """Ways that differ in the batch only, each list fewest items first."""
+    families: dict[object, list[_Way]] = {}
+    for way in ways:
+        families.setdefault(replace(way.row.candidate, batch=1, chunk=0), []).append(way)
+    return [sorted(family, key=lambda way: (way.items, way.call_s)) for family in families.values()]
 
 
-def _best(families: Sequence[Sequence[Measurement]]) -> Choice:
-    def peak(family: Sequence[Measurement]) -> float:
-        return max(row.throughput_per_s for row in family)
-
-    def call_s(row: Measurement) -> float:
-        return row.latency_s / row.candidate.calls_in_turn
+def _best(families: Sequence[Sequence[_Way]]) -> Choice:
+    def peak(family: Sequence[_Way]) -> float:
+        return max(way.items_per_s for way in family)
 
     enough = _NEARLY * max(map(peak, families))
-    family = min((f for f in families if peak(f) >= enough), key=lambda f: call_s(f[0]))
-    largest = next(row for row in family if row.throughput_per_s >= _NEARLY * peak(family))
-    candidate = largest.candidate
+    family = min((f for f in families if peak(f) >= enough), key=lambda f: f[0].call_s)
+    largest = next(way for way in family if way.items_per_s >= _NEARLY * peak(family))
+    candidate = largest.row.candidate
     return Choice(
         engine=candidate.engine,
         precision=candidate.precision,
         threads=candidate.threads,
-        workers=candidate.streams,
-        max_batch=candidate.items_per_call,
-        seed_s={row.candidate.items_per_call: call_s(row) for row in family},
-        why=f"measured: {largest.throughput_per_s:.4g} items/s as {candidate}",
+        workers=largest.workers,
+        max_batch=largest.items,
+        seed_s={way.items: way.call_s for way in reversed(family)},
+        why=f"measured: {largest.items_per_s:.4g} items/s as {candidate}",
     )
 
 
@@ -207,30 +230,38 @@ def load(
     signature = bundle.model.signature
     batched = signature.batch_axis is not None
     choice = choose(bundle.profile, settings, batched=batched, cores=cores_here())
-    options = engines.Options(threads=choice.threads, precision=choice.precision, streams=choice.workers)
-    session = engines.load(choice.engine).load(bundle.model, options)
+    shapes = _shapes_at_one(signature, bundle.profile)
+    session = _session(bundle.model, choice, shapes)
     runners = [
         Runner(session, clock, batched=batched, max_batch=choice.max_batch) for _ in range(choice.workers)
     ]
     costs = MeasuredCosts(choice.seed_s)
-    if settings.warm_up:
-        _warm_up(runners[0], signature, bundle.profile, choice.max_batch, costs)
+    if settings.warm_up and shapes is not None:
+        _warm_up(runners[0], signature, shapes, choice.max_batch, costs)
     workers = [Worker(runner, f"{folder.name}-{index}") for index, runner in enumerate(runners)]
     return Loaded(signature, choice, session, workers, costs, session.memory_bytes())
 
 
-def _warm_up(
-    runner: Runner, signature: Signature, profile: Profile | None, max_batch: int, costs: Costs
-) -> None:
+def _session(model: Model, choice: Choice, shapes: Shapes | None) -> engines.Session:
+    """Batches vary in size, so the session keeps its dynamic axes; where none are made, it need not."""
+    engine = engines.load(choice.engine)
+
+    def load(shapes: Shapes) -> engines.Session:
+        options = engines.Options(choice.threads, choice.precision, shapes, streams=choice.workers)
+        return engine.load(model, options)
+
+    if choice.max_batch == 1 and shapes is not None:
+        return ItemByItem(load, shapes, batched=model.signature.batch_axis is not None)
+    return load({})
+
+
+def _warm_up(runner: Runner, signature: Signature, shapes: Shapes, max_batch: int, costs: Costs) -> None:
     """Run the smallest and the largest batch twice: the first call allocates, the second tells its cost.
 
     A failure is left to the first request to show: generated inputs may be none that make sense.
     """
     for items in sorted({1, max_batch}):
-        shapes = _shapes(signature, profile, items)
-        if shapes is None:
-            return
-        inputs = make_inputs(signature, shapes, seed=0)
+        inputs = make_inputs(signature, engines.batched(signature, shapes, items), seed=0)
         group = tuple(inputs[spec.name].shape[1:] for spec in signature.inputs)
         batch = Batch([Request(inputs, items)], group)
         outcome = [runner.run(batch) for _ in range(2)][-1]
@@ -238,11 +269,10 @@ def _warm_up(
             costs.observe(items, outcome.run_s)
 
 
-def _shapes(signature: Signature, profile: Profile | None, items: int) -> Shapes | None:
-    """The inputs' shapes for a batch, with the other axes as they were measured; None where unknown."""
-    axis = signature.batch_axis
+def _shapes_at_one(signature: Signature, profile: Profile | None) -> Shapes | None:
+    """The inputs' shapes at batch 1, as they were measured; None where nothing tells the other axes."""
     if profile is not None and set(profile.shapes) == {spec.name for spec in signature.inputs}:
-        return {name: (items, *shape[1:]) if axis else shape for name, shape in profile.shapes.items()}
-    if set(signature.dynamic_axes) <= {axis}:
-        return signature.concrete({axis: items} if axis else {})
+        return profile.shapes
+    if set(signature.dynamic_axes) <= {signature.batch_axis}:
+        return signature.concrete({axis: 1 for axis in signature.dynamic_axes})
     return None

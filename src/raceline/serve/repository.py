@@ -7,7 +7,13 @@ from enum import Enum
 from pathlib import Path
 
 from raceline.core.clock import Clock, SystemClock
-from raceline.core.errors import ConfigError, NotReadyError, RacelineError, UnknownNameError
+from raceline.core.errors import (
+    BadModelError,
+    ConfigError,
+    NotReadyError,
+    RacelineError,
+    UnknownNameError,
+)
 from raceline.ir import Bundle
 from raceline.observe import get_logger
 from raceline.serve import loading
@@ -74,6 +80,8 @@ class Repository:
         self._loading: set[str] = set()
         self._failures: dict[str, str] = {}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[LiveModel]] = set()
+        self._stopping = False
         self._one_at_a_time = asyncio.Lock()
         self._log = get_logger("raceline.serve")
 
@@ -133,19 +141,27 @@ class Repository:
     async def load(self, name: str) -> LiveModel:
         """Load a model, or load it again from disk; one that is being served serves until the new one can.
 
-        Requests under way finish on the model that admitted them.
+        Requests under way finish on the model that admitted them. Once begun it goes on, also where the
+        caller goes away.
 
         Raises:
             UnknownNameError: there is no such bundle.
+            NotReadyError: the server is stopping.
             RacelineError: it could not be loaded; what was served before still is.
         """
+        task = asyncio.create_task(self._load_next(name))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return await asyncio.shield(task)
+
+    async def _load_next(self, name: str) -> LiveModel:
         async with self._one_at_a_time:
             folder = self._catalogue().get(name)
             if folder is None:
                 raise UnknownNameError("model", name, self.names())
             self._loading.add(name)
             try:
-                loaded = await asyncio.to_thread(self._load, folder, self._settings, self.clock)
+                loaded = await self._loaded(name, folder)
             except RacelineError as error:
                 self._failures[name] = str(error)
                 self._log.warning("model not loaded", model=name, reason=str(error))
@@ -157,6 +173,21 @@ class Repository:
         self._retire(old)
         self._log.info("model loaded", model=name, engine=loaded.choice.engine, why=loaded.choice.why)
         return self._live[name]
+
+    async def _loaded(self, name: str, folder: Path) -> Loaded:
+        """Load in a thread; whatever goes wrong is told as an error of ours."""
+        try:
+            loaded = await asyncio.to_thread(self._load, folder, self._settings, self.clock)
+        except RacelineError:
+            raise
+        except Exception as error:
+            raise BadModelError(
+                f"model {name!r} cannot be loaded", f"{type(error).__name__}: {error}"
+            ) from error
+        if self._stopping:
+            await asyncio.to_thread(loaded.close)
+            raise NotReadyError(f"model {name!r} is not loaded", "the server is stopping")
+        return loaded
 
     async def load_all(self) -> dict[str, RacelineError]:
         """Load every bundle; return the errors of those that could not be, by name."""
@@ -182,13 +213,15 @@ class Repository:
 
     async def drain(self) -> None:
         """Admit nothing more; return once every admitted request is answered."""
+        self._stopping = True
         await asyncio.gather(*(model.drain() for model in self._live.values()), *self._retiring)
 
     async def close(self, timeout_s: float = 10.0) -> None:
         """Free every model, also where requests still wait; an engine call may take `timeout_s` to end."""
+        self._stopping = True
         for task in self._retiring:
             task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await asyncio.gather(*self._retiring, *self._background, return_exceptions=True)
         await asyncio.gather(*(model.close(timeout_s) for model in self._live.values()))
         self._live.clear()
 
@@ -232,8 +265,13 @@ def _sort(paths: Iterable[Path]) -> tuple[dict[str, Path], list[Path]]:
     return bundles, folders
 
 
-def _bundles_in(folder: Path) -> Iterable[Path]:
-    return (path for path in sorted(folder.iterdir()) if (path / MARK).is_file())
+def _bundles_in(folder: Path) -> list[Path]:
+    """The bundles there now. Hidden ones are being written, or are leftovers of a writer that died."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:  # removed since: what was loaded is served on
+        return []
+    return [path for path in entries if not path.name.startswith(".") and (path / MARK).is_file()]
 
 
 def load_bundle(folder: Path, settings: Settings, clock: Clock) -> Loaded:

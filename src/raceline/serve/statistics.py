@@ -12,25 +12,27 @@ class Duration:
     count: int = 0
     total_s: float = 0.0
 
-    def add(self, duration_s: float, count: int = 1) -> None:
-        """Count `count` times `duration_s` seconds."""
-        self.count += count
-        self.total_s += count * duration_s
+    def add(self, duration_s: float) -> None:
+        """Count one more, of that many seconds."""
+        self.count += 1
+        self.total_s += duration_s
 
 
 @dataclass(slots=True)
 class Computed:
-    """The three parts of running: copying rows in, the engine, cutting the answers apart."""
+    """The three parts of running, summed: copying rows in, the engine, cutting the answers apart."""
 
-    gather: Duration = field(default_factory=Duration)
-    run: Duration = field(default_factory=Duration)
-    scatter: Duration = field(default_factory=Duration)
+    count: int = 0
+    gather_s: float = 0.0
+    run_s: float = 0.0
+    scatter_s: float = 0.0
 
     def add(self, outcome: Outcome, count: int) -> None:
-        """Count one batch's times for each of `count` requests (or once, for the batch itself)."""
-        self.gather.add(outcome.gather_s, count)
-        self.run.add(outcome.run_s, count)
-        self.scatter.add(outcome.scatter_s, count)
+        """Count a batch's times `count` times."""
+        self.count += count
+        self.gather_s += count * outcome.gather_s
+        self.run_s += count * outcome.run_s
+        self.scatter_s += count * outcome.scatter_s
 
 
 @dataclass(slots=True)
@@ -63,4 +65,7 @@ class Statistics:
         self.executions += 1
         self.last_unix_ms = unix_ms
         self.requests.add(outcome, len(outcome.answers))
-        self.batches.setdefault(items, Computed()).add(outcome, 1)
+        by_size = self.batches.get(items)
+        if by_size is None:
+            by_size = self.batches[items] = Computed()
+        by_size.add(outcome, 1)

@@ -129,7 +129,7 @@ def _from_raw(tensor: Any, data: bytes) -> Array:
             f"shape {list(tensor.shape)} of {tensor.datatype} takes {expected}",
         )
     if tensor.datatype == "BOOL":  # any byte may come, and engines know only 0 and 1
-        return np.asarray(np.frombuffer(data, np.uint8) != 0).reshape(tuple(tensor.shape))
+        return np.frombuffer(data, np.uint8).reshape(tuple(tensor.shape)).astype(bool)
     return np.frombuffer(data, dtype).reshape(tuple(tensor.shape))
 
 

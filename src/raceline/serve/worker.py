@@ -23,7 +23,7 @@ Tensors = dict[str, Array]
 _KEPT_BUFFERS = 4  # groups whose batch buffers are kept; more shapes than that re-allocate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """What a worker needs of a request.
 
@@ -36,7 +36,7 @@ class Request:
     items: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """Requests of equal shapes (but for the batch axis), to run together."""
 
@@ -49,7 +49,7 @@ class Batch:
         return sum(request.items for request in self.requests)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """What became of a batch.
 
