@@ -1,5 +1,7 @@
 """Journeys through all rooms: a model file in, a served and measured endpoint out."""
 
 from raceline.loop.console import TerminalProgress
+from raceline.loop.deploy import Deployment, Plan, Served, deploy
+from raceline.loop.report import show
 
-__all__ = ["TerminalProgress"]
+__all__ = ["Deployment", "Plan", "Served", "TerminalProgress", "deploy", "show"]
