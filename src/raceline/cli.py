@@ -84,6 +84,7 @@ def shape(text: str) -> tuple[int, ...]:
 def deploy(
     model: Annotated[Path, typer.Argument(help="The model file.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle and the report.")] = Path("out"),
+    name: Annotated[str, typer.Option(help="What to call the model; as its file by default.")] = "",
     shapes: Annotated[
         list[str] | None, typer.Option("--shape", help="A dynamic input's shape: NAME=1,3,224,224.")
     ] = None,
@@ -107,6 +108,7 @@ def deploy(
     plan = Plan(
         model=model,
         out=out,
+        name=name,
         shapes=pairs(shapes or [], "--shape", shape),
         values=pairs(values or [], "--value", float),
         budget_s=budget,

@@ -2,6 +2,6 @@
 
 from raceline.loop.console import TerminalProgress
 from raceline.loop.deploy import Deployment, Plan, Served, deploy
-from raceline.loop.report import show
+from raceline.loop.report import comparison, show
 
-__all__ = ["Deployment", "Plan", "Served", "TerminalProgress", "deploy", "show"]
+__all__ = ["Deployment", "Plan", "Served", "TerminalProgress", "comparison", "deploy", "show"]

@@ -40,6 +40,7 @@ class Plan:
     Attributes:
         model: the model file.
         out: folder that receives the bundle and the report, under the model's name.
+        name: what to call the model; empty: as its file.
         shapes: concrete shapes at batch 1 of inputs with dynamic axes; what is not given is found by trying.
         values: the value an input must hold, such as a sample rate.
         budget_s: how long the tuner may measure.
@@ -49,6 +50,7 @@ class Plan:
 
     model: Path
     out: Path
+    name: str = ""
     shapes: Shapes = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     budget_s: float = 30.0
@@ -170,7 +172,7 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
         if not equivalence.ok:
             why = str(equivalence.divergence)
             raise BadModelError(f"{served} does not compute what {plan.model.name} means", why)
-    name = bundle_name(plan.model)
+    name = bundle_name(plan.name or plan.model.stem)
     with stages("bundle"):
         translator.export(model, plan.out / name, profile=profile, equivalence=equivalence.to_json())
     with tempfile.TemporaryDirectory(prefix="raceline-") as scratch:
@@ -199,9 +201,9 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
     return result
 
 
-def bundle_name(model: Path) -> str:
-    """A folder name for a model file: its stem, with anything unusual made a dash."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", model.stem).strip(".-") or "model"
+def bundle_name(text: str) -> str:
+    """A folder name like `text`, with anything unusual made a dash."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "model"
 
 
 def _read(translator: IRTranslator, plan: Plan) -> tuple[Model, dict[str, int]]:
