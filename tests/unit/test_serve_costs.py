@@ -116,6 +116,12 @@ def test_settings_override():
     assert pick(*rows, engine="z").engine == "z"
 
 
+def test_threads_and_workers_that_were_not_measured_keep_the_engine():
+    rows = row("a", 1, 0.010), row("b", 1, 0.020)
+    choice = pick(*rows, threads=7, workers=3)
+    assert (choice.engine, choice.threads, choice.workers) == ("a", 7, 3)
+
+
 def test_without_a_batch_axis_every_batch_is_one():
     assert pick(row("a", 1, 0.010), row("a", 8, 0.020), batched=False).max_batch == 1
     assert pick(row("a", 1, 0.010), batched=False, max_batch=16).max_batch == 1

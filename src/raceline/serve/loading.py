@@ -148,10 +148,15 @@ def choose(profile: Profile | None, settings: Settings, *, batched: bool, cores:
         cores: CPU cores that one model may keep busy.
     """
     families = _families(_fitting(profile, settings, batched=batched, cores=cores))
+    if not families:  # threads or workers that were not measured: the engine's choice still stands
+        freely = replace(settings, threads=None, workers=None)
+        families = _families(_fitting(profile, freely, batched=batched, cores=cores))
     chosen = _best(families) if families else _unmeasured(settings, batched=batched, cores=cores)
     if settings.max_batch is not None and batched:
         chosen = replace(chosen, max_batch=settings.max_batch)
-    return replace(chosen, workers=settings.workers or chosen.workers)
+    return replace(
+        chosen, threads=settings.threads or chosen.threads, workers=settings.workers or chosen.workers
+    )
 
 
 def _fitting(profile: Profile | None, settings: Settings, *, batched: bool, cores: int) -> Iterator[_Way]:
