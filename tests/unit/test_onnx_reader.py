@@ -209,6 +209,19 @@ def test_an_output_without_a_shape_is_inferred(tmp_path):
     assert m.read(model, tmp_path).signature.outputs[0].shape == ("batch", 3)
 
 
+def test_an_output_without_a_type_is_inferred(tmp_path):
+    model = m.perceptron()
+    model.graph.output[0].type.tensor_type.elem_type = 0
+    assert str(m.read(model, tmp_path).signature.outputs[0]) == "y: float32[batch, 3]"
+
+
+def test_an_input_without_a_type_is_refused(tmp_path):
+    model = m.perceptron()
+    model.graph.input[0].type.tensor_type.elem_type = 0
+    with pytest.raises(BadModelError, match="element type"):
+        m.read(model, tmp_path)
+
+
 def test_an_input_without_a_shape_is_refused(tmp_path):
     model = m.perceptron()
     model.graph.input[0].type.tensor_type.ClearField("shape")
