@@ -38,6 +38,8 @@ def signature_of(program: ir.Model, values: Mapping[str, Values] | None = None) 
     Raises:
         BadModelError: an input or output is no tensor, or has no known number of axes.
     """
+    import onnx_ir as ir
+
     inputs = [v for v in program.graph.inputs if v.name not in program.graph.initializers]
     outputs = list(program.graph.outputs)
     _refuse_other_types([*inputs, *outputs])
@@ -52,7 +54,10 @@ def signature_of(program: ir.Model, values: Mapping[str, Values] | None = None) 
         in_specs.append(_spec(value, named, (values or {}).get(value.name or "")))
     inferred = _inferred_outputs(program)
     for value in outputs:
-        shape = _merged(_declared(value), inferred.get(value.name or ""))
+        element, inferred_shape = inferred.get(value.name or "", (0, None))
+        if not value.dtype:  # not declared
+            value.dtype = ir.DataType(element)
+        shape = _merged(_declared(value), inferred_shape)
         if shape is None:
             raise _no_rank("output", value.name or "")
         named = [_or_new(dim, value.name or "", axis, taken) for axis, dim in enumerate(shape)]
@@ -85,7 +90,7 @@ def with_batch_axis(model: Model, name: str | None) -> Model:
 
 def _spec(value: ir.Value, shape: Sequence[Dim], values: Values | None) -> TensorSpec:
     """A TensorSpec; the graph's value learns the same shape."""
-    if value.dtype is None:
+    if not value.dtype:
         what = f"the element type of {value.name!r} is unknown"
         raise BadModelError(what, next_step="Declare it in the model.")
     _set_shape(value, shape)
@@ -151,19 +156,19 @@ def _merged(declared: Shape | None, inferred: Shape | None) -> Shape | None:
     return [d if d is not None else i for d, i in zip(declared, inferred, strict=True)]
 
 
-def _inferred_outputs(program: ir.Model) -> dict[str, Shape]:
-    """What ONNX's inference tells of the outputs; nothing where it fails, for `check` reports that."""
+def _inferred_outputs(program: ir.Model) -> dict[str, tuple[int, Shape | None]]:
+    """Element type and shape of the outputs by ONNX's inference; nothing where it fails: `check` reports."""
     import onnx
 
     try:
         proto = onnx.shape_inference.infer_shapes(bare_proto(program), data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return {}
-    found = {}
+    found: dict[str, tuple[int, Shape | None]] = {}
     for output in proto.graph.output:
         kind = output.type.tensor_type
-        if kind.HasField("shape"):
-            found[output.name] = [_dim(d.dim_param or d.dim_value) for d in kind.shape.dim]
+        dims = [_dim(d.dim_param or d.dim_value) for d in kind.shape.dim] if kind.HasField("shape") else None
+        found[output.name] = kind.elem_type, dims
     return found
 
 

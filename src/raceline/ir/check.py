@@ -77,7 +77,7 @@ def _side_problems(side: str, values: Sequence[ir.Value], specs: Sequence[Tensor
 
 def _mismatch(value: ir.Value, spec: TensorSpec) -> str:
     """How one value differs from its spec; empty where it does not."""
-    if value.dtype is not None and value.dtype.numpy().name != spec.dtype:
+    if value.dtype and value.dtype.numpy().name != spec.dtype:
         return f"{spec.name!r} is {spec.dtype} by the signature and {value.dtype.numpy().name} in the graph"
     if value.shape is None:
         return ""
