@@ -69,7 +69,8 @@ def main() -> int:
             show(done[-1], progress.console)
         except RacelineError as error:
             print(f"{name}: {error}", file=sys.stderr)
-    Console().print(summary(done))
+    console = Console()
+    console.print(summary(done), width=max(console.width, 140))
     return len(options.names or MODELS) - len(done)
 
 

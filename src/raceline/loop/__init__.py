@@ -1,7 +1,8 @@
 """Journeys through all rooms: a model file in, a served and measured endpoint out."""
 
 from raceline.loop.console import TerminalProgress
-from raceline.loop.deploy import Deployment, Plan, Served, deploy
+from raceline.loop.deploy import deploy
+from raceline.loop.deployment import Deployment, Plan, Served
 from raceline.loop.report import comparison, show
 
 __all__ = ["Deployment", "Plan", "Served", "TerminalProgress", "comparison", "deploy", "show"]

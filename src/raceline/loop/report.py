@@ -12,7 +12,7 @@ from rich.table import Table
 from raceline.convert import Rewrite
 from raceline.core.units import format_bytes, format_seconds
 from raceline.ir import Measurement
-from raceline.loop.deploy import Deployment, Served
+from raceline.loop.deployment import Deployment, Served
 from raceline.loop.plots import Bar, Line, bars, lines
 
 if TYPE_CHECKING:
@@ -34,21 +34,33 @@ class Row(NamedTuple):
 def show(result: Deployment, console: Console) -> None:
     """Print the three-dimensional table and where the rest is."""
     table = Table(title=f"{result.name} on {result.platform.model}", title_justify="left")
-    table.add_column("what")
+    table.add_column("")
     for name in ("before", "after", "ratio"):
         table.add_column(name, justify="right")
+    how = ""
     for row in comparison(result):
-        table.add_row(f"{row.what}\n[dim]{row.how}[/dim]", row.before, row.after, row.ratio)
+        if row.how != how:
+            how = row.how
+            table.add_section()
+            table.add_row(f"[dim]{how}[/dim]")
+        table.add_row(f"  {row.what}", row.before, row.after, row.ratio)
     console.print(table)
-    console.print(f"before: {result.before.setup}\nafter:  {result.after.setup}", highlight=False)
-    console.print(f"equivalence: {'proven' if result.equivalence.ok else 'FAILED'}", highlight=False)
-    console.print(f"bundle: {result.bundle}\nreport: {result.report}", highlight=False)
+    saved = f"{result.traffic_reduction:.0%} less traffic of intermediate tensors (computed)"
+    proof = "proven" if result.equivalence.ok else "FAILED"
+    for line in (
+        f"before: {result.before.setup}",
+        f"after:  {result.after.setup}",
+        f"graph:  {saved}; equivalence {proof}",
+        f"bundle: {result.bundle}",
+        f"report: {result.report}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def comparison(result: Deployment) -> list[Row]:
     """The figures of both ways: latency, throughput, efficiency, and what they rest on."""
-    same = f"{result.before.shared.load.rate_per_s:.3g} requests/s arrive at random, the same for both"
-    full = f"{result.before.saturated.load.concurrency} requests under way at all times"
+    same = f"the same {result.before.shared.load.rate_per_s:.3g} requests/s, arriving at random"
+    full = f"saturated: {result.before.saturated.load.concurrency} requests under way at all times"
 
     def row(what: str, how: str, read: Callable[[Served], float | None], show: Callable[[float], str]) -> Row:
         before, after = read(result.before), read(result.after)
@@ -59,12 +71,12 @@ def comparison(result: Deployment) -> list[Row]:
         row("P99 latency", same, lambda s: s.shared.latency_s.get("p99"), format_seconds),
         row("P50 latency", same, lambda s: s.shared.latency_s.get("p50"), format_seconds),
         row("P99.9 latency", same, lambda s: s.shared.latency_s.get("p99.9"), format_seconds),
-        row("Requests/s", full, lambda s: s.saturated.requests_per_s, "{:.4g}".format),
-        row("P99 latency, saturated", full, lambda s: s.saturated.latency_s.get("p99"), format_seconds),
-        row("Resource efficiency", f"{full}; GFLOP/s over the machine's peak", _efficiency, "{:.1%}".format),
-        row("CPU per request", full, lambda s: s.saturated.server_cpu_s_per_request, format_seconds),
         row("CPU busy", same, lambda s: s.shared.cpu_utilisation, "{:.0%}".format),
-        row("Server memory", "at the end", lambda s: s.saturated.server_rss_bytes, format_bytes),
+        row("Requests/s", full, lambda s: s.saturated.requests_per_s, "{:.4g}".format),
+        row("Resource efficiency", full, _efficiency, "{:.1%}".format),
+        row("P99 latency, saturated", full, lambda s: s.saturated.latency_s.get("p99"), format_seconds),
+        row("CPU per request", full, lambda s: s.saturated.server_cpu_s_per_request, format_seconds),
+        row("Server memory", full, lambda s: s.saturated.server_rss_bytes, format_bytes),
         row("Start", "process start to ready", lambda s: s.start_s, format_seconds),
     ]
 

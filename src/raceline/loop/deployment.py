@@ -1,0 +1,93 @@
+"""What a deployment is asked for, and everything it found out."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raceline.convert import Equivalence, Refusal, Rewrite
+from raceline.ir import Cost, Model, PlatformProfile, Profile, Shapes
+from raceline.serve import Evaluation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to deploy, and how much time to spend on it.
+
+    Attributes:
+        model: the model file.
+        out: folder that receives the bundle and the report, under the model's name.
+        name: what to call the model; empty: as its file.
+        shapes: concrete shapes at batch 1 of inputs with dynamic axes; what is not given is found by trying.
+        values: the value an input must hold, such as a sample rate.
+        budget_s: how long the tuner may measure.
+        load_s: length of each load test.
+        memory_limit_bytes: refuse a larger model; None: a share of this machine's memory.
+    """
+
+    model: Path
+    out: Path
+    name: str = ""
+    shapes: Shapes = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    budget_s: float = 30.0
+    load_s: float = 5.0
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Served:
+    """One way of serving a model, measured.
+
+    Attributes:
+        setup: engine, threads, batching, in words.
+        start_s: from starting the process to its first answer being possible.
+        saturated: closed loop, always some requests waiting: the most it can do.
+        shared: open loop, the same arrivals for both ways.
+    """
+
+    setup: str
+    start_s: float
+    saturated: Evaluation
+    shared: Evaluation
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Everything a deployment found out."""
+
+    name: str
+    bundle: Path
+    report: Path
+    source: Model
+    model: Model
+    shapes: Shapes
+    platform: PlatformProfile
+    notes: tuple[Rewrite | Refusal, ...]
+    cost_before: Cost
+    cost_after: Cost
+    profile: Profile
+    equivalence: Equivalence
+    before: Served
+    after: Served
+    stage_s: Mapping[str, float]
+
+    @property
+    def traffic_reduction(self) -> float:
+        """Share of the intermediate tensors' bytes that fusion saves, computed from the graph."""
+        return 1.0 - self.cost_after.intermediate_bytes / self.cost_before.intermediate_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, as plain JSON values."""
+        return {
+            "model": self.name,
+            "bundle": str(self.bundle),
+            "report": str(self.report),
+            "platform": self.platform.key,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "memory_traffic_reduction": self.traffic_reduction,
+            "equivalence": self.equivalence.to_json(),
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "stage_s": dict(self.stage_s),
+        }

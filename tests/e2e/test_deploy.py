@@ -1,0 +1,188 @@
+"""`raceline deploy` as a user runs it: a real journey on a small model, and every kind of bad input."""
+
+import html.parser
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from raceline.ir import Bundle
+
+
+def run(*arguments, cache=None, **environment):
+    """The command line in a process of its own."""
+    variables = {**os.environ, **environment}
+    if cache is not None:
+        variables["RACELINE_CACHE_DIR"] = str(cache)
+    return subprocess.run(
+        [sys.executable, "-m", "raceline", *map(str, arguments)],
+        capture_output=True, text=True, timeout=280, env=variables,
+    )  # fmt: skip
+
+
+def network(weight=None, *, operator="Relu", shape=("batch", 3, 16, 16)):
+    """conv -> operator -> mean -> gemm, small enough to deploy in seconds."""
+    rng = np.random.default_rng(0)
+    conv = rng.normal(size=(8, 3, 3, 3)).astype(np.float32) if weight is None else weight
+    dense = rng.normal(size=(8, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "conv"], ["a"], name="conv1", pads=[1, 1, 1, 1]),
+        helper.make_node(operator, ["a"], ["b"], name="act1"),
+        helper.make_node("GlobalAveragePool", ["b"], ["c"]),
+        helper.make_node("Flatten", ["c"], ["d"]),
+        helper.make_node("Gemm", ["d", "dense"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], 4])],
+        [numpy_helper.from_array(conv, "conv"), numpy_helper.from_array(dense, "dense")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def model(tmp_path):
+    onnx.save(network(), tmp_path / "small.onnx")
+    return tmp_path / "small.onnx"
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects what a page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.text = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.fetched += [value for name, value in attributes if name in {"src", "href"}]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_whole_journey_ends_in_a_bundle_a_report_and_figures(model, tmp_path):
+    done = run("deploy", model, "--out", tmp_path / "out", "--once", "--json", "--budget", 2, "--seconds", 1)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["equivalence"]["ok"] is True
+    for way in ("before", "after"):
+        assert figures[way]["saturated"]["requests_per_s"] > 0
+        assert figures[way]["saturated"]["errors"] == {} and figures[way]["shared"]["errors"] == {}
+        assert 0 < figures[way]["saturated"]["resource_efficiency"] < 1
+    bundle = Bundle.open(tmp_path / "out" / "small")
+    assert bundle.model.signature.batch_axis is not None
+    assert bundle.profile.best().latency_s > 0
+    page = Checker()
+    page.feed((tmp_path / "out" / "small" / "report.html").read_text())
+    assert page.fetched == []
+    text = " ".join(page.text)
+    for needed in ("P99 latency", "Requests/s", "Resource efficiency", "fuse_conv_activation", "proven"):
+        assert needed in text
+
+
+def refused(done, *words):
+    """The command failed because of its input: exit code 2, a message with these words, no traceback."""
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_a_truncated_file(model, tmp_path):
+    model.write_bytes(model.read_bytes()[:-40])
+    refused(run("deploy", model, "--out", tmp_path / "out", "--once"), "small.onnx", "cut off")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_operators_are_all_named(tmp_path):
+    bad = network(operator="Frobnicate")
+    bad.graph.node[2].op_type = "Defenestrate"
+    onnx.save(bad, tmp_path / "m.onnx")
+    done = run("deploy", tmp_path / "m.onnx", "--out", tmp_path / "out", "--once")
+    refused(done, "Frobnicate", "Defenestrate", "act1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_over_the_memory_limit(model, tmp_path):
+    done = run("deploy", model, "--out", tmp_path / "out", "--once", "--memory-limit", "1KiB")
+    refused(done, "small.onnx", "1 KiB")
+
+
+def test_external_data_that_climbs_out(tmp_path):
+    (tmp_path / "secret.bin").write_bytes(bytes(864))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    bad = network()
+    weight = bad.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../secret.bin")
+    (folder / "m.onnx").write_bytes(bad.SerializeToString())
+    refused(run("deploy", folder / "m.onnx", "--out", tmp_path / "out", "--once"), "outside")
+
+
+def test_nan_weights(tmp_path):
+    weight = np.ones((8, 3, 3, 3), np.float32)
+    weight[0, 0, 0, 0] = np.nan
+    onnx.save(network(weight), tmp_path / "m.onnx")
+    done = run("deploy", tmp_path / "m.onnx", "--out", tmp_path / "out", "--once")
+    refused(done, "conv", "NaN")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_zero_size_axis(tmp_path, model):
+    done = run("deploy", model, "--shape", "x=0,3,16,16", "--out", tmp_path / "out", "--once")
+    refused(done, "--shape", "at least 1")
+    weight = np.ones((0, 3, 3, 3), np.float32)
+    onnx.save(network(weight), tmp_path / "z.onnx")
+    refused(run("deploy", tmp_path / "z.onnx", "--out", tmp_path / "out", "--once"), "conv")
+
+
+def test_a_shape_that_does_not_fit(model, tmp_path):
+    done = run("deploy", model, "--shape", "x=1,4,16,16", "--out", tmp_path / "out", "--once")
+    refused(done, "'x'", "[1, 4, 16, 16]")
+    done = run("deploy", model, "--shape", "z=1,4", "--out", tmp_path / "out", "--once")
+    refused(done, "'z'", "x: float32")
+
+
+def test_no_such_file_and_no_model_at_all(tmp_path):
+    refused(run("deploy", tmp_path / "nothing.onnx", "--once"), "nothing.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    refused(run("deploy", tmp_path / "text.onnx", "--once"), "text.onnx")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user whom file permissions stop")
+def test_a_read_only_out_folder(model, tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    refused(run("deploy", model, "--out", tmp_path / "out", "--once", "--budget", 1), "out")
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(model, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    done = run("deploy", model, "--out", tmp_path / "out", "--once", "--budget", 1, "--seconds", 0.5,
+               cache=tmp_path / "cache")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "cache" in done.stderr and (tmp_path / "out" / "small" / "report.html").exists()
+
+
+def test_serving_what_is_no_bundle(tmp_path):
+    refused(run("serve", tmp_path / "nothing"), "nothing")
+    (tmp_path / "bundle.json").write_text("{}")
+    refused(run("serve", tmp_path), "bundle.json")
+
+
+def test_an_old_bundle_survives_a_failed_deploy(model, tmp_path):
+    out = tmp_path / "out"
+    assert run("deploy", model, "--out", out, "--once", "--budget", 1, "--seconds", 0.5).returncode == 0
+    before = (out / "small" / "bundle.json").read_bytes()
+    model.write_bytes(b"broken")
+    refused(run("deploy", model, "--out", out, "--once"), "small.onnx")
+    assert (out / "small" / "bundle.json").read_bytes() == before
+    Bundle.open(Path(out / "small"))
