@@ -442,7 +442,41 @@ LAYOUTS = [
     ),
 ]
 
-EVERY = [*GELUS, *GATES, *NORMS, *ATTENTION, *FOLDS, *EPILOGUES, *LAYOUTS]
+CONSTANTS = [
+    Spelling(
+        "softmax of old opsets, over all axes from one on",
+        "(float[3,4] x, float[2,3,4] w) => (float[2,3,4] y) { s = Softmax<axis = 1>(w) y = Add(x, s) }",
+        ("Add",),
+        {"w": (2, 3, 4)},
+        opset=11,
+    ),
+    Spelling(
+        "a type taken from an input",
+        "(float[3,4] x, int64[2] w, int64 place) => (float[3,4] y) { a = Gather(w, place) b = CastLike(a, x) "
+        "c = Sqrt(b) y = Div(x, c) }",
+        ("Div",),
+        {"w": i64(9, 64), "place": np.array(1)},
+    ),
+    Spelling(
+        "slices that together are the weight they are cut from",
+        "(float[3,300] x, float[300,300] w, int64[1] a, int64[1] b, int64[1] c) => (float[3,150] y) { "
+        "p = Slice(w, a, b) q = Slice(w, b, c) s = Transpose<perm=[1,0]>(p) t = Transpose<perm=[1,0]>(q) "
+        "d = MatMul(x, s) e = MatMul(x, t) y = Mul(d, e) }",
+        ("MatMul", "MatMulMul"),
+        {"w": (300, 300), "a": i64(0), "b": i64(150), "c": i64(300)},
+        rtol=1e-5,  # the library multiplies by a turned matrix in another order than by a stored one
+    ),
+    Spelling(
+        "several results of one node",
+        "(float[3,2] x, float[4,2] w) => (float[3,2] y) { a, b = Split<axis = 0>(w) c = "
+        "ReduceSum<keepdims=1>(a) "
+        "d = ReduceMax<keepdims=1>(b) e = Add(x, c) y = Mul(e, d) }",
+        ("Add", "Mul"),
+        {"w": (4, 2)},
+    ),
+]
+
+EVERY = [*CONSTANTS, *GELUS, *GATES, *NORMS, *ATTENTION, *FOLDS, *EPILOGUES, *LAYOUTS]
 
 
 def feeds(model):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raceline.convert.graph import graphs_of
 from raceline.core.errors import InvariantError
 from raceline.ir import FUSED_DOMAIN
 
@@ -68,7 +69,7 @@ def _broken_graph(graph: ir.Graph, program: ir.Model, visible: set[ir.Value], na
         problem = _broken_node(node, program, seen) or next(
             (p for v in node.outputs if (p := _take(v, taken))), ""
         )
-        for nested in _nested(node):
+        for nested in graphs_of(node):
             problem = problem or _broken_graph(nested, program, seen, taken)
         if problem:
             return problem
@@ -95,15 +96,3 @@ def _broken_node(node: ir.Node, program: ir.Model, seen: set[ir.Value]) -> str:
         if len(node.inputs) > len(function.inputs) or len(node.outputs) != len(function.outputs):
             return f"{node.name!r} does not fit the function {node.op_type!r} it calls"
     return ""
-
-
-def _nested(node: ir.Node) -> list[ir.Graph]:
-    import onnx_ir as ir
-
-    graphs: list[ir.Graph] = []
-    for attr in node.attributes.values():
-        if attr.type == ir.AttributeType.GRAPH:
-            graphs.append(attr.as_graph())
-        elif attr.type == ir.AttributeType.GRAPHS:
-            graphs.extend(attr.as_graphs())
-    return graphs

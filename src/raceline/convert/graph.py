@@ -141,8 +141,28 @@ def _all_names(program: ir.Model) -> Iterator[str]:
 
 
 def scopes_of(program: ir.Model) -> list[ir.Graph]:
-    """The main graph and every graph nested in it; not the bodies of functions."""
-    return [program.graph, *program.graph.subgraphs()]
+    """The main graph and every graph nested in it, outer before inner; not the bodies of functions."""
+    return list(_with_nested(program.graph))
+
+
+def _with_nested(graph: ir.Graph) -> Iterator[ir.Graph]:
+    yield graph
+    for node in graph:
+        for nested in graphs_of(node):
+            yield from _with_nested(nested)
+
+
+def graphs_of(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that are attributes of a node."""
+    import onnx_ir as ir
+
+    graphs: list[ir.Graph] = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            graphs.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS:
+            graphs.extend(attr.as_graphs())
+    return graphs
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -203,6 +223,16 @@ def only_user(value: ir.Value) -> ir.Node | None:
         return None
     (user,) = users
     return user if user.graph is value.graph else None
+
+
+def reaches(node: ir.Node, op: str, depth: int) -> bool:
+    """Whether an operator stands at most `depth` nodes before a node; asked before a costly match."""
+    found = {node}
+    for _ in range(depth):
+        found = {p for n in found for v in n.inputs if v is not None and (p := v.producer()) is not None}
+        if any(is_op(n, op) for n in found):
+            return True
+    return False
 
 
 def describe(node: ir.Node) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 
 from raceline.convert.dims import dims_in
 from raceline.convert.example import model_from_text
-from raceline.convert.graph import Array, Match, Scope, constant, describe, is_op, rank, shape_of
-from raceline.ir import Model
+from raceline.convert.graph import Array, Match, Scope, constant, is_op, rank, shape_of
+from raceline.core.errors import BadModelError, ShapeError
+from raceline.ir import Model, Reference, Signature
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -119,47 +120,38 @@ def _result_type(node: ir.Node) -> Any:
 
 
 def _compute(node: ir.Node, scope: Scope) -> list[Array] | str:
-    """The node's results by ONNX's reference implementation; a sentence where it has none."""
-    import onnx_ir as ir
-    from onnx.reference import ReferenceEvaluator
-
-    if is_op(node, "CastLike"):
-        kind = _result_type(node)
-        given = node.inputs[:1]
-        copy = ir.node("Cast", [None], {"to": kind.value}, num_outputs=1)
-    else:
-        given = node.inputs
-        copy = ir.Node(
-            "", node.op_type, [None] * len(given), node.attributes.values(), num_outputs=len(node.outputs)
-        )
-    feeds = {}
-    for index, value in enumerate(given):
-        if value is not None:
-            array = constant(value)
-            assert array is not None
-            formal = ir.Value(name=f"in{index}", type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
-            copy.replace_input_with(index, formal)
-            feeds[f"in{index}"] = array
-    for index, value in enumerate(copy.outputs):
-        value.name = f"out{index}"
-        value.type = node.outputs[index].type or ir.TensorType(ir.DataType.FLOAT)
-    inputs = [value for value in copy.inputs if value is not None]
-    graph = ir.Graph(inputs, copy.outputs, nodes=[copy], opset_imports={"": scope.opset}, name="fold")
+    """The node's results by the reference; a sentence where it has none."""
     try:
-        with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(ir.to_proto(ir.Model(graph, ir_version=8))).run(None, feeds)
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        return f"ONNX's reference implementation cannot compute {describe(node)}: {error}"
-    arrays = [np.asarray(result) for result in results if isinstance(result, np.ndarray | np.generic)]
-    return arrays if len(arrays) == len(node.outputs) else "its result is not a tensor"
+        results = Reference(_alone(node, scope)).run({})
+    except (BadModelError, ShapeError) as error:
+        return f"the reference cannot compute it: {error}"
+    return [np.asarray(results[f"out{place}"]) for place in range(len(node.outputs))]
+
+
+def _alone(node: ir.Node, scope: Scope) -> Model:
+    """A model of that node only, its inputs as weights; CastLike as the Cast it comes to."""
+    import onnx_ir as ir
+
+    op, attributes, given = node.op_type, list(node.attributes.values()), list(node.inputs)
+    if op == "CastLike":
+        op, attributes, given = "Cast", [ir.AttrInt64("to", _result_type(node).value)], given[:1]
+    weights = {value: _weight(place, value) for place, value in enumerate(given) if value is not None}
+    operands = [None if value is None else weights[value] for value in given]
+    copy = ir.Node("", op, operands, attributes, num_outputs=len(node.outputs), name=node.name)
+    for place, (value, original) in enumerate(zip(copy.outputs, node.outputs, strict=True)):
+        value.name, value.type, value.shape = f"out{place}", original.type, original.shape
+    graph = ir.Graph(
+        [], copy.outputs, nodes=[copy], initializers=list(weights.values()), opset_imports={"": scope.opset}
+    )
+    return Model(ir.Model(graph, ir_version=8), Signature((), ()))
+
+
+def _weight(place: int, value: ir.Value) -> ir.Value:
+    import onnx_ir as ir
+
+    array = constant(value)
+    assert array is not None
+    return ir.val(f"in{place}", const_value=ir.tensor(np.array(array), name=f"in{place}"))
 
 
 def example() -> Model:

@@ -17,6 +17,7 @@ from raceline.convert.graph import (
     is_op,
     only_user,
     rank,
+    reaches,
     scalar,
     shape_of,
 )
@@ -81,7 +82,7 @@ EXPRESSIONS = {"Div": (divided,), "Mul": (multiplied,), "Add": (scaled_first, of
 
 def pattern(node: ir.Node, scope: Scope) -> Match | None:
     """Any spelling that ends in this node, and the scale and bias that follow it."""
-    match = search(node, scope, EXPRESSIONS)
+    match = search(node, scope, EXPRESSIONS) if reaches(node, "Sqrt", 6) else None
     if match is None or match.obstacle or "scale" in match.values:
         return match
     nodes, values = list(match.nodes), dict(match.values)

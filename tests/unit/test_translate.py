@@ -1,0 +1,75 @@
+"""The translator: names are checked first, files are recognised, what was done can be read afterwards."""
+
+import numpy as np
+import pytest
+
+from raceline.convert import IRTranslator, rewrite
+from raceline.core.errors import BadModelError, ConfigError, UnknownNameError
+from raceline.ir import Bundle, Limits, run_reference, write_onnx
+from raceline.ir.platform import stated_platforms
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "net.onnx"
+    write_onnx(rewrite.load("fuse_conv_activation").example(), path)
+    return path
+
+
+def test_from_file_to_bundle(source, tmp_path):
+    translator = IRTranslator(input_format="onnx", output_ir="unified_ir_v2")
+    read = translator.parse(source)
+    model = translator.optimize(read)
+    bundle = translator.export(model, tmp_path / "net.raceline")
+    assert isinstance(bundle, Bundle)
+    assert [item.pass_name for item in translator.rewrites] == ["fuse_conv_activation"]
+    assert translator.refusals == []
+    assert Bundle.open(tmp_path / "net.raceline").model.provenance.steps == (
+        *read.provenance.steps,
+        str(translator.rewrites[0]),
+    )
+    x = np.random.default_rng(0).standard_normal((2, 4, 6, 6)).astype(np.float32)
+    np.testing.assert_array_equal(
+        run_reference(bundle.model, {"x": x})["y"], run_reference(read, {"x": x})["y"]
+    )
+    again = translator.optimize(bundle.model)
+    assert translator.rewrites == [] and again.provenance == bundle.model.provenance
+
+
+def test_the_format_is_recognised(source):
+    assert IRTranslator().parse(source).provenance.source_format == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [({"input_format": "onyx"}, "input format named 'onyx'"), ({"output_ir": "v1"}, "unified_ir_v2")],
+)
+def test_unknown_names_are_refused_at_once(names, told):
+    with pytest.raises(UnknownNameError, match=told):
+        IRTranslator(**names)
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("nothing to see here")
+    with pytest.raises(BadModelError, match=r"readers looked for: .*onnx"):
+        IRTranslator().parse(path)
+    with pytest.raises(BadModelError, match="there is no file"):
+        IRTranslator().parse(tmp_path / "absent.onnx")
+
+
+def test_options_go_to_the_reader(source):
+    with pytest.raises(BadModelError, match="nodes"):
+        IRTranslator().parse(source, limits=Limits(max_nodes=1))
+    with pytest.raises(ConfigError, match="no option 'opset'"):
+        IRTranslator().parse(source, opset=17)
+
+
+def test_a_platform_is_named_loaded_or_given(tmp_path):
+    name = stated_platforms()[0]
+    stated = IRTranslator(platform_profile=name).platform
+    stated.save(tmp_path / "box.json")
+    assert IRTranslator(platform_profile=tmp_path / "box.json").platform == stated
+    assert IRTranslator(platform_profile=stated).platform is stated
+    with pytest.raises(ConfigError, match="cannot read"):
+        _ = IRTranslator(platform_profile=tmp_path / "absent.json").platform
