@@ -1,81 +1,54 @@
-"""Small models, and engines that misbehave on purpose, for the tests of engines, tuning and equivalence."""
+"""A small net, and a folder of engines that misbehave on purpose."""
 
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
+from raceline import engines
 from raceline.convert.readers import onnx as reader
-from raceline.ir import with_batch_axis
+from raceline.ir import PlatformProfile, with_batch_axis
 
-ENGINES = Path(__file__).parent / "engine_doubles"
+FOLDER = Path(__file__).parent / "engine_plugins"
+"""Each file is an engine, as in raceline/engines."""
 
+SHAPES = {"x": (1, 3, 8, 8)}
 
-def info(name, shape, dtype=TensorProto.FLOAT):
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def weight(name, *shape, seed=0):
-    values = np.random.default_rng(seed).standard_normal(shape) / max(1, int(np.prod(shape[1:]))) ** 0.5
-    return numpy_helper.from_array(values.astype(np.float32), name)
-
-
-def constant(name, values, dtype):
-    return numpy_helper.from_array(np.array(values, dtype), name)
+MACHINE = PlatformProfile(
+    name="test", kind="cpu", model="test", architecture="x86_64", cores=2, engines=(), measured=False,
+    source="made up", date="2026-01-01",
+)  # fmt: skip
 
 
-def read(folder, nodes, inputs, outputs, weights=(), *, opset=17, batch_axis=None, functions=()):
-    """A Model of helper nodes, by way of a file, as a user's would come."""
-    graph = helper.make_graph(list(nodes), "g", list(inputs), list(outputs), list(weights))
-    domains = {"": opset, **{f.domain: 1 for f in functions}}
-    opsets = [helper.make_opsetid(name, version) for name, version in domains.items()]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=list(functions))
-    path = folder / "model.onnx"
-    onnx.save(model, path)
-    return with_batch_axis(reader.read(path), batch_axis)
+def add_engines(monkeypatch):
+    """Let the engines in FOLDER be found beside the real ones, in this process and in workers."""
+    monkeypatch.setattr(engines, "__path__", [*engines.__path__, str(FOLDER)])
 
 
 def net(folder):
-    """Three convolutions and a dense layer on 8 by 8 pictures; batches of any size."""
+    """Two convolutions and a dense layer on 8 by 8 pictures, with a batch axis."""
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
         helper.make_node("Conv", ["r1", "w2"], ["c2"], "conv2", pads=[1, 1, 1, 1]),
         helper.make_node("Sigmoid", ["c2"], ["s2"], "sigmoid2"),
-        helper.make_node("Conv", ["s2", "w3"], ["c3"], "conv3", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c3"], ["r3"], "relu3"),
-        helper.make_node("Flatten", ["r3"], ["f"], "flatten"),
-        helper.make_node("MatMul", ["f", "w4"], ["y"], "dense"),
+        helper.make_node("Flatten", ["s2"], ["f"], "flatten"),
+        helper.make_node("MatMul", ["f", "w3"], ["y"], "dense"),
     ]
-    weights = [weight("w1", 8, 3, 3, 3), weight("w2", 8, 8, 3, 3, seed=1), weight("w3", 4, 8, 3, 3, seed=2),
-               weight("w4", 256, 5, seed=3)]  # fmt: skip
-    inputs, outputs = [info("x", ["batch", 3, 8, 8])], [info("y", ["batch", 5])]
-    return read(folder, nodes, inputs, outputs, weights, batch_axis="batch")
+    weights = [_weight("w1", 8, 3, 3, 3), _weight("w2", 4, 8, 3, 3), _weight("w3", 256, 5)]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 5])],
+        weights,
+    )
+    path = folder / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return with_batch_axis(reader.read(path), "batch")
 
 
-NET_SHAPES = {"x": (1, 3, 8, 8)}
-
-
-def with_node_changed(model, name, op_type, attributes=()):
-    """A copy in which the node of that name is another operator."""
-    import onnx_ir
-
-    changed = model.clone()
-    for node in changed.program.graph:
-        if node.name == name:
-            node.op_type = op_type
-            node.attributes.clear()
-            for key, value in dict(attributes).items():
-                node.attributes[key] = onnx_ir.AttrInt64(key, value)
-    return changed
-
-
-def with_weight_scaled(model, name, factor):
-    """A copy in which an initializer is `factor` times itself."""
-    import onnx_ir
-
-    changed = model.clone()
-    value = changed.program.graph.initializers[name]
-    value.const_value = onnx_ir.tensor(value.const_value.numpy() * np.float32(factor), name=name)
-    return changed
+def _weight(name, *shape):
+    values = np.random.default_rng(len(shape)).standard_normal(shape) / np.prod(shape[1:]) ** 0.5
+    return numpy_helper.from_array(values.astype(np.float32), name)

@@ -5,7 +5,7 @@ object a line comes in, one goes out. Commands:
 
 - load: id, bundle, candidate, shapes (batch 1), seed -> memory_bytes
 - time: id, calls, warm -> times_s, disturbed
-- compute: id, path -> the outputs as an .npz file
+- compute: id, seed, path -> names; the outputs for other inputs go into an .npz file
 - drop: id
 """
 
@@ -38,6 +38,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class Loaded:
     """A candidate that is ready to run."""
 
+    model: Model
+    shapes: dict[str, tuple[int, ...]]
     session: engines.Session
     inputs: engines.Tensors
 
@@ -59,7 +61,7 @@ class Server:
         try:
             return action(**command)
         except RacelineError as error:
-            return {"error": f"{type(error).__name__}: {error}"}
+            return {"error": str(error)}
         except MemoryError:
             return {"error": "out of memory"}
 
@@ -72,12 +74,11 @@ class Server:
             self._models[bundle] = Bundle.open(Path(bundle), verify=False).model
         model = self._models[bundle]
         at_one = {name: tuple(shape) for name, shape in shapes.items()}
-        inputs = make_inputs(
-            model.signature, engines.batched(model.signature, at_one, chosen.batch), seed=seed
-        )
+        full = engines.batched(model.signature, at_one, chosen.batch)
+        inputs = make_inputs(model.signature, full, seed=seed)
         session = engines.prepare(model, chosen, at_one)
         session.run(inputs)
-        self._loaded[id] = Loaded(session, inputs)
+        self._loaded[id] = Loaded(model, full, session, inputs)
         return {"memory_bytes": session.memory_bytes()}
 
     def time(self, id: int, calls: int, warm: bool) -> dict[str, Any]:
@@ -95,10 +96,10 @@ class Server:
         gc.enable()
         return {"times_s": times_s, "disturbed": disturbed}
 
-    def compute(self, id: int, path: str) -> dict[str, Any]:
+    def compute(self, id: int, seed: int, path: str) -> dict[str, Any]:
         """Write the outputs; strings as Unicode, so that nothing needs pickling."""
         loaded = self._loaded[id]
-        outputs = loaded.session.run(loaded.inputs)
+        outputs = loaded.session.run(make_inputs(loaded.model.signature, loaded.shapes, seed=seed))
         plain = {n: a.astype(str) if a.dtype.kind == "O" else a for n, a in outputs.items()}
         # Names of outputs may hold what a zip member's may not, so members are numbered.
         np.savez(path, *plain.values())

@@ -1,53 +1,127 @@
-"""Which candidate is fastest, from noisy timings: pure decisions, so that noise can be simulated in tests.
+"""Choose the fastest of several candidates from noisy timings: pure decisions, no clock and no processes.
 
-All candidates are timed in the same rounds. A machine that slows down slows the whole round, so candidates are
-compared within rounds, by their ratio to the best, never by times from different moments.
+Candidates are timed in rounds, every round in another random order, so that a slow moment of the machine hits
+them alike. All comparisons are of two candidates within the same round (paired), and by ranks, so that a
+few disturbed timings do not count for more than their number.
 """
 
-import statistics
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
 
-C = TypeVar("C", bound=Hashable)
+from raceline.ir import Candidate
 
-Rounds = Mapping[C, Sequence[float]]
-"""Seconds of each candidate in each round it took part in, first round first; a candidate may stop early."""
+Times = Mapping[Candidate, Mapping[int, float]]
+"""Seconds of one call (of the whole batch), by candidate and round; not every candidate is in every round."""
 
-CERTAIN_ROUNDS = 3
-
-
-def leader(rounds: Rounds[C]) -> C:
-    """The candidate of the lowest median among those that took part in most rounds."""
-    most = max(len(times) for times in rounds.values())
-    return min((c for c in rounds if len(rounds[c]) == most), key=lambda c: statistics.median(rounds[c]))
+_ERROR = 0.05  # chance that a bound is wrong, on one side
+_SWEEPS = 8  # of the median polish; it settles in three or four
 
 
-def ratio(rounds: Rounds[C], candidate: C, other: C) -> float:
-    """How many times slower `candidate` is than `other`: the median over the rounds both took part in."""
-    both = zip(rounds[candidate], rounds[other], strict=False)
-    return statistics.median(mine / its for mine, its in both)
+@dataclass(frozen=True)
+class Ratio:
+    """How many times longer one candidate takes than another.
 
-
-def survivors(rounds: Rounds[C], *, slower: float) -> list[C]:
-    """Those worth another round.
-
-    A candidate leaves when it was slower than the leader each single time, and by a median factor of more than
-    `slower`. Nobody leaves before three rounds.
+    Attributes:
+        low, high: it is at least / at most so much, each with 95 % confidence; 0 and infinity where there are
+            too few rounds to tell.
+        middle: the median over the rounds.
+        rounds: number of rounds that both ran in.
     """
-    best = leader(rounds)
-    current = [c for c in rounds if len(rounds[c]) == len(rounds[best])]
-    if len(rounds[best]) < CERTAIN_ROUNDS:
-        return current
-    return [
-        c
-        for c in current
-        if ratio(rounds, c, best) <= slower
-        or any(mine <= its for mine, its in zip(rounds[c], rounds[best], strict=True))
-    ]
+
+    low: float
+    middle: float
+    high: float
+    rounds: int
 
 
-def corrected(rounds: Rounds[C]) -> dict[C, float]:
-    """Each candidate's seconds as they would be at the leader's moment: its ratio times the leader's median."""
-    best = leader(rounds)
-    scale = statistics.median(rounds[best])
-    return {c: scale * ratio(rounds, c, best) for c in rounds}
+def ratio(times: Times, one: Candidate, other: Candidate) -> Ratio:
+    """Compare two candidates over the rounds they share.
+
+    The bounds are order statistics (the sign test turned round): they assume nothing of the noise but that it
+    is as likely to favour either.
+    """
+    shared = times[one].keys() & times[other].keys()
+    ratios = sorted(times[one][r] / times[other][r] for r in shared)
+    if not ratios:
+        return Ratio(0.0, math.nan, math.inf, 0)
+    outside = _outside(len(ratios))
+    if outside < 0:
+        return Ratio(0.0, median(ratios), math.inf, len(ratios))
+    return Ratio(ratios[outside], median(ratios), ratios[-1 - outside], len(ratios))
+
+
+def _outside(count: int) -> int:
+    """How many of `count` sorted values may be cut off each end for a bound of the median; -1: none fits."""
+    chance, cut = 0.0, -1
+    while cut + 1 <= count // 2:
+        chance += math.comb(count, cut + 1) / 2**count
+        if chance > _ERROR:
+            break
+        cut += 1
+    return cut
+
+
+def typical_s(times: Times) -> dict[Candidate, float]:
+    """Seconds of each candidate, the rounds' common drift taken out.
+
+    It is Tukey's median polish of the logarithms. Candidates that left early are so compared fairly with
+    those that ran on through faster or slower rounds.
+    """
+    logs = {c: {r: math.log(s) for r, s in rows.items()} for c, rows in times.items() if rows}
+    rounds = sorted({r for rows in logs.values() for r in rows})
+    drift = dict.fromkeys(rounds, 0.0)
+    level: dict[Candidate, float] = {}
+    for _ in range(_SWEEPS):
+        level = {c: median(s - drift[r] for r, s in rows.items()) for c, rows in logs.items()}
+        drift = {r: median(rows[r] - level[c] for c, rows in logs.items() if r in rows) for r in rounds}
+    return {candidate: math.exp(value) for candidate, value in level.items()}
+
+
+def cores(candidate: Candidate) -> int:
+    """CPU cores a candidate keeps busy."""
+    return candidate.threads * candidate.streams
+
+
+def leaders(times: Times) -> dict[int, Candidate]:
+    """For each number of cores that any candidate uses: the fastest that uses at most so many."""
+    typical = typical_s(times)
+    budgets = sorted({cores(c) for c in typical})
+    return {b: min((c for c in typical if cores(c) <= b), key=lambda c: typical[c]) for b in budgets}
+
+
+def beaten(times: Times, alive: Iterable[Candidate]) -> set[Candidate]:
+    """Those of `alive` that need not be timed any more: one that uses no more cores is clearly faster.
+
+    The fewer the rounds, the wider the margin: twice as fast in each of three rounds, 1.5 times in each of
+    four; from five on by the 95 % bound, which must be 5 % away, after ten rounds 1 %.
+    """
+    timed = [c for c in alive if times[c]]
+    best = leaders({c: times[c] for c in timed})
+    return {c for c in timed if c != best[cores(c)] and _loses(times, c, best[cores(c)])}
+
+
+def _loses(times: Times, candidate: Candidate, leader: Candidate) -> bool:
+    found = ratio(times, candidate, leader)
+    if found.rounds < 5:
+        shared = times[candidate].keys() & times[leader].keys()
+        margin = {3: 2.0, 4: 1.5}.get(found.rounds, math.inf)
+        return all(times[candidate][r] > margin * times[leader][r] for r in shared)
+    return found.low > (1.05 if found.rounds < 10 else 1.01)
+
+
+def settled(times: Times, alive: Iterable[Candidate], *, slack: float = 1.02) -> bool:
+    """Whether more rounds would not change anything that matters.
+
+    So it is when, for each number of cores, the leader is with 95 % confidence at most `slack` times slower
+    than any other that is still alive.
+    """
+    rivals = [c for c in alive if times[c]]
+    best = leaders({c: times[c] for c in rivals})
+    return all(
+        ratio(times, leader, c).high <= slack
+        for budget, leader in best.items()
+        for c in rivals
+        if c != leader and cores(c) <= budget
+    )

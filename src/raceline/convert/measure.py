@@ -171,7 +171,7 @@ class Bench:
         shapes: the inputs' shapes at batch 1.
         seed: of the generated inputs; the same for all candidates.
         load_timeout_s: longest time for loading and the first call.
-        call_timeout_s: longest time for one call.
+        call_timeout_s: longest time for the calls that are timed together.
     """
 
     models: Mapping[str, Model]
@@ -220,19 +220,20 @@ class Bench:
         Raises:
             BackendLostError, BadModelError: as `load`.
         """
-        timeout_s = self.call_timeout_s * (calls + warm)
-        answer = self._ask_loaded(candidate, {"do": "time", "calls": calls, "warm": warm}, timeout_s)
+        command = {"do": "time", "calls": calls, "warm": warm}
+        answer = self._ask_loaded(candidate, command, self.call_timeout_s)
         return Timing(tuple(answer["times_s"]), tuple(answer["disturbed"]))
 
-    def compute(self, candidate: Candidate) -> engines.Tensors:
-        """The outputs for the generated inputs.
+    def compute(self, candidate: Candidate, *, seed: int | None = None) -> engines.Tensors:
+        """The outputs for the generated inputs, or for those of another seed.
 
         Raises:
             BackendLostError, BadModelError: as `load`.
         """
         assert self._folder is not None, "use it in a with block"
         path = Path(self._folder.name) / "outputs.npz"
-        answer = self._ask_loaded(candidate, {"do": "compute", "path": str(path)}, self.call_timeout_s)
+        command = {"do": "compute", "seed": self.seed if seed is None else seed, "path": str(path)}
+        answer = self._ask_loaded(candidate, command, self.call_timeout_s)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[member] for name, member in zip(answer["names"], arrays.files, strict=True)}
 

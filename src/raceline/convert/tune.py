@@ -1,50 +1,40 @@
-"""Find the fastest way to run a model on this machine by trying: engine x threads x batch x streams x graph.
-
-Candidates run in child processes, in interleaved rounds of random order, first all of them and then the close ones.
-One whose numbers are wrong or that crashes keeps its place in the profile, with the reason.
-"""
+"""Find the fastest way to run a model on this machine, by measuring, and keep all that was measured."""
 
 import hashlib
 import json
+import logging
+import math
 import random
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from raceline import engines
-from raceline.convert.choose import corrected, survivors
-from raceline.convert.equivalence import differences
+from raceline.convert.heat import Graph, Heat
 from raceline.convert.measure import Bench
+from raceline.convert.truth import Truth
 from raceline.core.clock import Clock, SystemClock
-from raceline.core.errors import ConfigError, MissingDependencyError, RacelineError
+from raceline.core.errors import BadModelError, ConfigError, MissingDependencyError
 from raceline.core.paths import recall, store
-from raceline.core.progress import Progress, Silent, Step
+from raceline.core.progress import Progress, Silent
 from raceline.ir import (
     Candidate,
     Measurement,
     Model,
     PlatformProfile,
     Profile,
-    Reference,
     Shapes,
-    make_inputs,
     structural_sha256,
 )
 
-VARIANTS = ("optimised", "source")
-_SLICE_S = 0.03  # of one candidate in one round
-_MAX_CALLS = 200
-_HOPELESS = 2.0  # an engine so much slower at batch 1 on one thread is not tried in other configurations
-_SLOWER = (1.5, 1.2, 1.08, 1.04)  # the bound narrows from round to round
-_MIN_ROUNDS = 3
+_logger = logging.getLogger(__name__)
 
+METHOD = 1
+"""Version of the way of measuring; profiles of another one are not taken from the cache."""
 
-@dataclass(frozen=True)
-class _Group:
-    """Candidates that compete: one batch, one number of cores."""
+_NOT_COMPETING = frozenset({"reference"})  # exact, and hundreds of times too slow
 
-    batch: int
-    cores: int
+OpenBench = Callable[[Mapping[str, Model], Shapes], Bench]
 
 
 def tune(
@@ -55,249 +45,156 @@ def tune(
     shapes: Shapes,
     batches: Sequence[int] = (1, 8),
     threads: Sequence[int] | None = None,
+    engine_names: Sequence[str] = (),
     budget_s: float = 30.0,
     progress: Progress | None = None,
     cache: bool = True,
     clock: Clock | None = None,
+    open_bench: OpenBench = Bench,
     seed: int = 0,
 ) -> Profile:
-    """Measure candidates and keep what each cost.
+    """Measure candidates and return the profile; its `best` is the choice.
+
+    Candidates are all installed engines, on the graph as read and on the optimised one, with each number of
+    threads; and of the promising ones also batches cut into chunks, run one after another or on several
+    streams. Those whose outputs differ from the reference are marked as failures, as are those that crash,
+    hang or refuse the model.
 
     Args:
-        source: the graph as it was read.
-        model: the same after the passes.
-        platform: this machine; its profile names the engines that suit.
+        source: the model as it was read; also the reference that outputs are held against.
+        model: the same, optimised.
+        platform: this machine; part of the cache's key.
         shapes: the inputs' shapes at batch 1.
-        batches: items in one call; those above 1 only where the model has a batch axis.
-        threads: cores a call may use; None for one and all.
-        budget_s: how long to measure; loading the engines comes on top.
-        progress: told of each candidate.
-        cache: return what an earlier call on this machine found for the same model, engines and settings.
-        clock: of the budget.
-        seed: of the inputs and of the order in the rounds.
+        batches: items in a call; those over 1 need a proven batch axis and are left out where there is none.
+        threads: how many threads may be used in all; None: 1 and all cores.
+        engine_names: the engines that compete; empty: those that suit the platform and are installed.
+        budget_s: how long timing may take; each candidate is timed at least once, whatever that takes.
+        progress: told of each round.
+        cache: look for an earlier profile of the same models, shapes, machine and engines, and keep this one.
+        clock: for the budget.
+        open_bench: where candidates are measured.
+        seed: of inputs and of the order within rounds.
 
-    Returns:
-        every candidate that was tried; `Profile.best` names the fastest. Nothing may have worked: then `best`
-        raises with every reason.
+    Raises:
+        UnknownNameError, MissingDependencyError: an engine named is not there.
+        BadModelError: no engine runs the model rightly; every reason is in the message.
+        ConfigError: a batch or number of threads is below 1, or there is none.
     """
-    tuner = _Tuner(
-        models={"optimised": model, "source": source},
-        platform=platform,
-        shapes=shapes,
-        batches=batches if source.signature.batch_axis else (1,),
-        threads=tuple(threads or sorted({1, platform.cores})),
-        budget_s=budget_s,
-        progress=Silent() if progress is None else progress,
-        clock=clock or SystemClock(),
-        seed=seed,
-    )
-    name = tuner.cache_name()
-    known = _recalled(name) if cache else None
+    plan = _plan(source, platform, batches, threads, engine_names)
+    key = _cache_key(source, model, platform, shapes, plan, budget_s)
+    known = _recalled(key) if cache else None
     if known is not None:
         return known
-    profile = tuner.run()
+    watch = Silent() if progress is None else progress
+    variants = {"source": source, "optimised": model}
+    if structural_sha256(source) == structural_sha256(model):
+        del variants["source"]  # the same graph: measure it once
+    truth = Truth(source, shapes, seed)
+    rows: list[Measurement] = []
+    condemned: dict[Graph, str] = {}
+    shares = _shares(plan.batches, budget_s)
+    with open_bench(variants, shapes) as bench:
+        for batch in plan.batches:
+            heat = Heat(bench, truth, clock or SystemClock(), random.Random(seed), condemned)
+            with watch.step(f"tune batch {batch}", total=shares[batch]) as step:
+                heat.run(_founders(variants, plan, batch), plan.threads, shares[batch], step)
+            rows += heat.measurements()
+    at_one = {name: tuple(shape) for name, shape in shapes.items()}
+    kept = tuple(_unless_condemned(row, condemned) for row in rows)
+    profile = Profile(platform.key, structural_sha256(model), at_one, kept)
+    profile.best()  # raises where nothing runs: such a profile is not worth keeping
     if cache:
-        store(name, json.dumps(profile.to_json()))
+        store(key, json.dumps({"method": METHOD, "profile": profile.to_json()}))
     return profile
 
 
-def _recalled(name: str) -> Profile | None:
-    """A profile of an earlier call; None where there is none that can be read."""
-    text = recall(name)
-    try:
-        return None if text is None else Profile.from_json(json.loads(text))
-    except (ValueError, ConfigError):
-        return None  # written by another version, or broken: measured again and replaced
+def _unless_condemned(row: Measurement, condemned: Mapping[Graph, str]) -> Measurement:
+    """The row, or a failure where the engine computed wrong numbers for the same graph elsewhere."""
+    why = condemned.get((row.candidate.engine, row.candidate.variant))
+    return row if row.failure or why is None else Measurement(row.candidate, failure=why)
 
 
-@dataclass
-class _Tuner:
-    """One call of `tune`."""
+@dataclass(frozen=True)
+class _Plan:
+    """What to try."""
 
-    models: Mapping[str, Model]
-    platform: PlatformProfile
-    shapes: Shapes
-    batches: Sequence[int]
-    threads: Sequence[int]
-    budget_s: float
-    progress: Progress
-    clock: Clock
-    seed: int
-
-    def __post_init__(self) -> None:
-        self.engines = dict(installed(self.platform))
-        self.variants = VARIANTS if self._variants_differ() else VARIANTS[:1]
-        self._trusted: dict[int, engines.Tensors] = {}
-        self._error: dict[str, float] = {}  # of each engine against the reference, at batch 1
-
-    def _variants_differ(self) -> bool:
-        return structural_sha256(self.models["optimised"]) != structural_sha256(self.models["source"])
-
-    def cache_name(self) -> str:
-        """Names everything the result depends on."""
-        what = [
-            [structural_sha256(self.models[v]) for v in VARIANTS], self.engines, dict(self.shapes),
-            list(self.batches), list(self.threads), self.budget_s, asdict(Candidate("")),
-        ]  # fmt: skip
-        return f"profiles/{self.platform.key}/{hashlib.sha256(json.dumps(what).encode()).hexdigest()}.json"
-
-    def run(self) -> Profile:
-        """Measure group by group; engines that are hopeless in the first are left out of the others."""
-        groups = [_Group(batch, cores) for batch in self.batches for cores in self.threads]
-        rows: dict[Candidate, Measurement] = {}
-        hopeful = list(self.engines)
-        with (
-            Bench(self.models, self.shapes, seed=self.seed) as bench,
-            self.progress.step("tune", len(groups)) as step,
-        ):
-            for group in groups:
-                names = candidates(group.batch, group.cores, hopeful, self.variants)
-                previous = [c for c in rows if c.batch == group.batch and not rows[c].failure]
-                best_so_far = min(previous, key=lambda c: rows[c].latency_s, default=None)
-                rows |= self._group(
-                    bench, [*names, *([best_so_far] if best_so_far else [])], step, len(groups)
-                )
-                if group == groups[0]:
-                    hopeful = _hopeful(rows.values())
-        return Profile(
-            platform=self.platform.key,
-            model_sha256=structural_sha256(self.models["optimised"]),
-            shapes={name: tuple(shape) for name, shape in self.shapes.items()},
-            measurements=tuple(rows.values()),
-        )
-
-    def _group(
-        self, bench: Bench, names: Iterable[Candidate], step: Step, groups: int
-    ) -> dict[Candidate, Measurement]:
-        failures: dict[Candidate, str] = {}
-        memory: dict[Candidate, int] = {}
-        calls: dict[Candidate, int] = {}
-        tried = list(dict.fromkeys(names))
-        for candidate in tried:
-            try:
-                memory[candidate] = bench.load(candidate)
-                failures |= self._wrong(bench, candidate)
-                once_s = min(bench.time(candidate, 2).times_s)
-                calls[candidate] = max(1, min(_MAX_CALLS, round(_SLICE_S / once_s)))
-            except RacelineError as error:
-                failures[candidate] = str(error)
-            step.advance(0.5 / groups / len(tried), note=str(candidate))
-        able = [c for c in calls if c not in failures]
-        rounds, times = self._rounds(bench, {c: calls[c] for c in able}, failures, self.budget_s / groups)
-        step.advance(0.5, note="")
-        for candidate in memory:
-            bench.drop(candidate)
-        seconds = corrected(rounds) if rounds else {}
-        good = {c: _measurement(c, seconds[c], times[c], memory[c]) for c in seconds if c not in failures}
-        return good | {c: Measurement(c, failure=why) for c, why in failures.items()}
-
-    def _rounds(
-        self, bench: Bench, calls: Mapping[Candidate, int], failures: dict[Candidate, str], budget_s: float
-    ) -> tuple[dict[Candidate, list[float]], dict[Candidate, list[float]]]:
-        """Time in interleaved rounds until the budget is spent or one is left; medians of rounds, all times."""
-        chance = random.Random(self.seed)
-        rounds: dict[Candidate, list[float]] = {c: [] for c in calls}
-        times: dict[Candidate, list[float]] = {c: [] for c in calls}
-        still, began_s = list(calls), self.clock.now_s()
-        count = 0
-        while still and (count < _MIN_ROUNDS or (len(still) > 1 and self.clock.now_s() - began_s < budget_s)):
-            for candidate in chance.sample(still, len(still)):
-                try:
-                    timing = bench.time(candidate, calls[candidate])
-                except RacelineError as error:
-                    failures[candidate] = str(error)
-                    continue
-                calm = [s for s, hit in zip(timing.times_s, timing.disturbed, strict=True) if not hit]
-                times[candidate] += timing.times_s
-                rounds[candidate].append(statistics.median(calm or timing.times_s))
-            count += 1
-            rounds = {c: r for c, r in rounds.items() if c not in failures}
-            bound = _SLOWER[min(count // _MIN_ROUNDS, len(_SLOWER) - 1)]
-            still = survivors(rounds, slower=bound) if rounds else []
-        return rounds, times
-
-    def _wrong(self, bench: Bench, candidate: Candidate) -> dict[Candidate, str]:
-        """Why a candidate's numbers are not those of the model; empty where they are."""
-        tolerance = engines.load(candidate.engine).tolerance
-        worst = 0.0
-        for output in differences(self._right(bench, candidate.batch), bench.compute(candidate), tolerance):
-            if not output.ok:
-                why = output.why or f"off by {output.max_rel:.1e} of its largest value"
-                return {candidate: f"wrong numbers: output {output.name!r} is {why}"}
-            worst = max(worst, output.max_rel or 0.0)
-        if candidate.batch == 1:
-            self._error[candidate.engine] = max(worst, self._error.get(candidate.engine, 0.0))
-        return {}
-
-    def _right(self, bench: Bench, batch: int) -> engines.Tensors:
-        """What the model computes for the inputs that candidates of that batch get.
-
-        At batch 1 that is the reference run. It takes seconds an item, so larger batches are held to the engine
-        that was nearest to it.
-        """
-        if batch not in self._trusted:
-            if batch > 1 and self._error:
-                nearest = min(self._error, key=lambda engine: self._error[engine])
-                self._trusted[batch] = bench.compute(Candidate(nearest, batch=batch, variant="source"))
-            else:
-                source = self.models["source"]
-                shapes = engines.batched(source.signature, self.shapes, batch)
-                inputs = make_inputs(source.signature, shapes, seed=self.seed)
-                self._trusted[batch] = Reference(source).run(inputs)
-        return self._trusted[batch]
+    batches: tuple[int, ...]
+    threads: tuple[int, ...]
+    engines: dict[str, str]  # name -> version
 
 
-def installed(platform: PlatformProfile) -> Iterable[tuple[str, str]]:
-    """The engines that suit a platform and are here, with their versions; the slow reference comes last resort."""
-    suitable = [choice.engine for choice in platform.engines if choice.engine in engines.names()]
-    for name in dict.fromkeys(suitable):
-        if name != "reference":
-            try:
-                yield name, engines.load(name).version()
-            except MissingDependencyError:
-                continue
+def _plan(
+    source: Model,
+    platform: PlatformProfile,
+    batches: Sequence[int],
+    threads: Sequence[int] | None,
+    engine_names: Sequence[str],
+) -> _Plan:
+    wanted = sorted(set(batches))
+    counts = sorted(set(threads or (1, platform.cores)))
+    if not wanted or not counts or wanted[0] < 1 or counts[0] < 1:
+        raise ConfigError(f"cannot tune for batches {wanted} and threads {counts}", "all must be at least 1")
+    if source.signature.batch_axis is None:
+        wanted = [batch for batch in wanted if batch == 1] or [1]
+    named = {name: engines.load(name).version() for name in engine_names}
+    return _Plan(tuple(wanted), tuple(counts), named or _installed(platform))
 
 
-def candidates(
-    batch: int, cores: int, names: Iterable[str], variants: Iterable[str] = VARIANTS
-) -> list[Candidate]:
-    """All ways of running `batch` items on `cores` cores that are worth a try.
-
-    A batch is computed at once, or cut into chunks that stay in the caches; cores work on one call together, or
-    each on its own share of the batch.
-    """
-    found = []
-    for engine in names:
-        for variant in variants:
-            one = Candidate(engine, threads=cores, batch=batch, variant=variant)
-            found.append(one)
-            found += [replace(one, chunk=size) for size in (1, 2) if size < batch]
-            if 1 < cores <= batch:
-                apart = replace(one, threads=1, streams=cores)
-                found.append(apart)
-                found += [replace(apart, chunk=size) for size in (1, 2) if size < batch // cores]
+def _installed(platform: PlatformProfile) -> dict[str, str]:
+    """The engines that can compete, with their versions: of those that suit the platform, where it says so."""
+    suitable = {choice.engine for choice in platform.engines} or set(engines.names())
+    found = {}
+    for name in sorted(suitable & set(engines.names()) - _NOT_COMPETING):
+        with suppress(MissingDependencyError):
+            found[name] = engines.load(name).version()
     return found
 
 
-def _hopeful(rows: Iterable[Measurement]) -> list[str]:
-    """Engines that are not far behind, in order of speed."""
-    best: dict[str, float] = {}
-    for row in rows:
-        if not row.failure:
-            engine = row.candidate.engine
-            best[engine] = min(best.get(engine, row.latency_s), row.latency_s)
-    fastest = min(best.values(), default=0.0)
-    return sorted((e for e, s in best.items() if s <= _HOPELESS * fastest), key=lambda e: best[e])
+def _shares(batches: Sequence[int], budget_s: float) -> dict[int, float]:
+    """Each batch's part of the budget: larger ones take longer, but not in proportion to their worth."""
+    weights = {batch: math.sqrt(batch) for batch in batches}
+    return {batch: budget_s * weight / sum(weights.values()) for batch, weight in weights.items()}
 
 
-def _measurement(
-    candidate: Candidate, latency_s: float, times_s: Sequence[float], memory_bytes: int
-) -> Measurement:
-    slowest_first = sorted(times_s, reverse=True)
-    return Measurement(
-        candidate,
-        latency_s=latency_s,
-        latency_p99_s=slowest_first[len(slowest_first) // 100],
-        memory_bytes=memory_bytes,
-        runs=len(times_s),
-    )
+def _founders(variants: Iterable[str], plan: _Plan, batch: int) -> list[Candidate]:
+    """The candidates that a batch starts with."""
+    return [
+        Candidate(engine, threads=count, batch=batch, variant=variant)
+        for engine in plan.engines
+        for variant in variants
+        for count in plan.threads
+    ]
+
+
+def _cache_key(
+    source: Model, model: Model, platform: PlatformProfile, shapes: Shapes, plan: _Plan, budget_s: float
+) -> str:
+    """Where in the cache the profile is: a name that changes with everything that could change it."""
+    identity = {
+        "models": [structural_sha256(source), structural_sha256(model)],
+        "shapes": {name: list(shape) for name, shape in sorted(shapes.items())},
+        "batch_axis": source.signature.batch_axis is not None,
+        "batches": plan.batches,
+        "threads": plan.threads,
+        "engines": plan.engines,
+        "budget_s": budget_s,
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"profiles/{platform.key}/{digest}.json"
+
+
+def _recalled(key: str) -> Profile | None:
+    """The profile in the cache; None where there is none, or it is damaged or of another method."""
+    text = recall(key)
+    if text is None:
+        return None
+    try:
+        data = json.loads(text)
+        if data["method"] != METHOD:
+            return None
+        profile = Profile.from_json(data["profile"])
+        profile.best()
+    except (ValueError, KeyError, TypeError, ConfigError, BadModelError) as error:
+        _logger.warning("the tuning cache %s is damaged (%s); measuring again", key, error)
+        return None
+    return profile

@@ -1,0 +1,226 @@
+"""One race: all candidates of one batch, loaded side by side, timed in rounds until the choice is clear."""
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from statistics import quantiles
+
+from raceline.convert.choose import beaten, cores, leaders, settled, typical_s
+from raceline.convert.measure import Bench, Timing
+from raceline.convert.truth import Truth
+from raceline.core.clock import Clock
+from raceline.core.errors import BadModelError, NotReadyError, RacelineError
+from raceline.core.progress import Step
+from raceline.core.units import format_bytes
+from raceline.ir import Candidate, Measurement, weights
+from raceline.ir.limits import available_memory_bytes
+
+Graph = tuple[str, str]
+"""An engine and the variant of the graph that it runs."""
+
+_SLICE_S = 0.03  # of one candidate in one round
+_MOST_CALLS = 300  # of one candidate in one round
+_NEEDS_WARMING_S = 0.06  # shorter calls feel the caches that the candidate before them left
+_MOST_ROUNDS = 40
+_ROUNDS_BEFORE_OFFSPRING = 3
+_LEAST_ROUNDS = 3  # with fewer, offspring that looks fast may only have been lucky
+_PROMISING = 1.4  # candidates at most so much slower than their leader get offspring
+_CHUNKS = (1, 2, 4)  # items that may stay in a cache while the network works on them
+_COPIES = 3  # of the weights that an engine may hold at a time while it loads
+
+_logger = logging.getLogger(__name__)
+
+
+def offspring(parent: Candidate, threads: Sequence[int]) -> Iterator[Candidate]:
+    """Ways to cut a batch that keep the parent's engine and graph: small chunks, several streams, or both.
+
+    Args:
+        parent: takes the whole batch at once.
+        threads: how many threads may be used in all.
+    """
+    batch = parent.batch
+    for chunk in (size for size in _CHUNKS if size < batch):
+        yield replace(parent, chunk=chunk)
+    if parent.threads > 1:
+        return
+    for streams in threads:
+        if 1 < streams <= batch:
+            each = -(-batch // streams)
+            for chunk in (0, *(size for size in _CHUNKS[:2] if size < each)):
+                yield replace(parent, streams=streams, chunk=chunk)
+
+
+@dataclass
+class Heat:
+    """The race of all candidates of one batch.
+
+    Args:
+        bench: where they are loaded and timed.
+        truth: what they should compute.
+        clock: for the budget.
+        order: shuffles each round.
+        condemned: engines that were wrong about a graph, with the reason; read and added to.
+
+    Attributes:
+        times: seconds of one call, by candidate and round.
+        calls_s: seconds of every timed call.
+        memory_bytes: what each added.
+        failures: why a candidate has no times.
+    """
+
+    bench: Bench
+    truth: Truth
+    clock: Clock
+    order: random.Random
+    condemned: dict[Graph, str]
+    times: dict[Candidate, dict[int, float]] = field(default_factory=dict)
+    calls_s: dict[Candidate, list[float]] = field(default_factory=dict)
+    memory_bytes: dict[Candidate, int] = field(default_factory=dict)
+    failures: dict[Candidate, str] = field(default_factory=dict)
+    _alive: list[Candidate] = field(default_factory=list)
+    _calls: dict[Candidate, int] = field(default_factory=dict)
+    _warm: dict[Candidate, bool] = field(default_factory=dict)
+
+    def run(self, founders: Sequence[Candidate], threads: Sequence[int], budget_s: float, step: Step) -> None:
+        """Time rounds until the choice is clear or the time is used."""
+        start_s = now_s = self.clock.now_s()
+        for candidate in founders:
+            self._enter(candidate)
+        for number in range(_MOST_ROUNDS):
+            self._round(number)
+            before_s, now_s = now_s, self.clock.now_s()
+            step.advance(now_s - before_s, note=self._leader())
+            spent = (now_s - start_s) / budget_s
+            if not self._alive or spent >= 1 or self._is_settled(number):
+                break
+            self._retire()
+            if number + 1 == _ROUNDS_BEFORE_OFFSPRING and spent < 0.5:
+                self._breed(threads)
+        self._end()
+
+    def _is_settled(self, number: int) -> bool:
+        return number >= 2 * _ROUNDS_BEFORE_OFFSPRING + 1 and settled(self.times, self._alive)
+
+    def _enter(self, candidate: Candidate) -> None:
+        """Load a candidate, check its numbers, and find out how many calls fit into a slice of time."""
+        try:
+            self._refuse_wrong(candidate)
+            self._refuse_without_memory(candidate)
+            self.memory_bytes[candidate] = self.bench.load(candidate)
+            self._check(candidate)
+            once = self.bench.time(candidate, 1)
+        except RacelineError as error:
+            self._fail(candidate, str(error))
+            return
+        once_s = max(once.times_s[0], 1e-9)
+        self._calls[candidate] = max(1, min(_MOST_CALLS, round(_SLICE_S / once_s)))
+        self._warm[candidate] = once_s < _NEEDS_WARMING_S
+        self.times[candidate] = {}
+        self.calls_s[candidate] = []
+        self._alive.append(candidate)
+
+    def _check(self, candidate: Candidate) -> None:
+        """Compare with the reference; an engine that is wrong once is not trusted with this graph again."""
+        for seed in self.truth.seeds(candidate.batch):
+            wrong = self.truth.disagreement(candidate, seed, self.bench.compute(candidate, seed=seed))
+            if wrong:
+                self.condemned[candidate.engine, candidate.variant] = f"wrong numbers: {wrong}"
+        self._refuse_wrong(candidate)
+
+    def _refuse_wrong(self, candidate: Candidate) -> None:
+        why = self.condemned.get((candidate.engine, candidate.variant))
+        if why is not None:
+            raise BadModelError(why)
+
+    def _refuse_without_memory(self, candidate: Candidate) -> None:
+        needed = _COPIES * weights.total_bytes(self.bench.models[candidate.variant].program)
+        free = available_memory_bytes()
+        if needed > free:
+            why = f"loading may take {format_bytes(needed)}, and {format_bytes(free)} are free"
+            raise NotReadyError("not tried beside the others", why)
+
+    def _round(self, number: int) -> None:
+        """Time every candidate once, in random order."""
+        for candidate in self.order.sample(self._alive, len(self._alive)):
+            try:
+                timing = self.bench.time(candidate, self._calls[candidate], warm=self._warm[candidate])
+            except RacelineError as error:
+                self._fail(candidate, str(error))
+                continue
+            self.times[candidate][number] = representative_s(timing)
+            self.calls_s[candidate] += timing.times_s
+
+    def _breed(self, threads: Sequence[int]) -> None:
+        """Enter offspring of the promising candidates: of each engine on the graph that suits it better."""
+        typical, best = typical_s(self.times), leaders(self.times)
+        parents: dict[tuple[str, int], Candidate] = {}
+        for candidate in sorted(self._alive, key=lambda c: -typical[c]):
+            if typical[candidate] <= _PROMISING * typical[best[cores(candidate)]]:
+                parents[candidate.engine, candidate.threads] = candidate
+        for parent in parents.values():
+            for child in offspring(parent, threads):
+                self._enter(child)
+
+    def _end(self) -> None:
+        """Free what is still loaded, and count for nothing what was hardly measured."""
+        for candidate in self._alive:
+            self._drop(candidate)
+        enough = min(_LEAST_ROUNDS, max((len(rows) for rows in self.times.values()), default=0))
+        for candidate in [c for c, rows in self.times.items() if len(rows) < enough]:
+            self._fail(candidate, "not measured often enough: the time was used")
+
+    def _retire(self) -> None:
+        for candidate in beaten(self.times, self._alive):
+            self._alive.remove(candidate)
+            self._drop(candidate)
+
+    def _fail(self, candidate: Candidate, why: str) -> None:
+        _logger.debug("%s failed: %s", candidate, why)
+        self.failures[candidate] = why
+        self.times.pop(candidate, None)
+        if candidate in self._alive:
+            self._alive.remove(candidate)
+        self._drop(candidate)
+
+    def _drop(self, candidate: Candidate) -> None:
+        """Free a candidate; where even that fails, it matters no more."""
+        with suppress(RacelineError):
+            self.bench.drop(candidate)
+
+    def _leader(self) -> str:
+        timed = {c: rows for c, rows in self.times.items() if rows}
+        return str(next(reversed(leaders(timed).values()))) if timed else ""
+
+    def measurements(self) -> list[Measurement]:
+        """What was found, failures too."""
+        typical = typical_s(self.times)
+        rows = [
+            Measurement(
+                candidate,
+                latency_s=seconds,
+                latency_p99_s=_p99(self.calls_s[candidate]),
+                memory_bytes=self.memory_bytes[candidate],
+                runs=len(self.calls_s[candidate]),
+            )
+            for candidate, seconds in typical.items()
+        ]
+        return rows + [Measurement(candidate, failure=why) for candidate, why in self.failures.items()]
+
+
+def representative_s(timing: Timing) -> float:
+    """One figure for a burst of calls: the median of those during which nobody else was given the CPU.
+
+    Where every call was disturbed, the median of the faster half.
+    """
+    calm = [s for s, disturbed in zip(timing.times_s, timing.disturbed, strict=True) if not disturbed]
+    kept = sorted(calm) or sorted(timing.times_s)[: (len(timing.times_s) + 1) // 2]
+    return (kept[(len(kept) - 1) // 2] + kept[len(kept) // 2]) / 2
+
+
+def _p99(times_s: Sequence[float]) -> float:
+    """The 99th percentile; of few values the largest."""
+    if len(times_s) < 2:
+        return times_s[0] if times_s else 0.0
+    return min(quantiles(times_s, n=100)[98], max(times_s))

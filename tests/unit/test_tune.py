@@ -1,0 +1,267 @@
+import logging
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir
+import pytest
+from engine_doubles import MACHINE, SHAPES, add_engines, net
+
+from raceline import engines
+from raceline.convert.heat import offspring, representative_s
+from raceline.convert.measure import Timing
+from raceline.convert.tune import tune
+from raceline.core.clock import ManualClock
+from raceline.core.errors import BackendLostError, BadModelError, ConfigError, UnknownNameError
+from raceline.ir import Candidate, make_inputs, with_batch_axis
+from raceline.ir.reference import Reference
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RACELINE_CACHE_DIR", str(tmp_path / "cache"))
+    add_engines(monkeypatch)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return net(tmp_path)
+
+
+class Track:
+    """A bench whose candidates take the time that `seconds(candidate)` says; nothing is really loaded."""
+
+    def __init__(self, seconds, noise=0.0):
+        self.seconds = seconds
+        self.clock = ManualClock()
+        self.rng = np.random.default_rng(0)
+        self.noise = noise
+        self.loaded, self.timed, self.opened = [], [], 0
+
+    @contextmanager
+    def __call__(self, models, shapes):
+        self.models, self.shapes, self.opened = models, shapes, self.opened + 1
+        self.references = {name: Reference(model) for name, model in models.items()}
+        yield self
+        assert not self.loaded, "what was loaded is dropped again"
+
+    def load(self, candidate):
+        self.seconds(candidate)  # may raise
+        if candidate not in self.loaded:
+            self.loaded.append(candidate)
+        return 1 << 20
+
+    def compute(self, candidate, *, seed):
+        model = self.models[candidate.variant]
+        full = engines.batched(model.signature, self.shapes, candidate.batch)
+        return self.references[candidate.variant].run(make_inputs(model.signature, full, seed=seed))
+
+    def time(self, candidate, calls, *, warm=True):
+        self.timed.append(candidate)
+        seconds = self.seconds(candidate) * np.exp(self.rng.normal(0, self.noise, calls))
+        self.clock.sleep_s(float(seconds.sum()))
+        return Timing(tuple(seconds), (False,) * calls)
+
+    def drop(self, candidate):
+        if candidate in self.loaded:
+            self.loaded.remove(candidate)
+
+    def tune(self, source, model, **kwargs):
+        settings = {"shapes": SHAPES, "threads": (1, 2), "engine_names": ["honest", "lying"], "cache": False}
+        return tune(source, model, MACHINE, open_bench=self, clock=self.clock, **{**settings, **kwargs})
+
+
+def linear(candidate):
+    """Seconds: honest is faster alone, lying on two threads; batches cost what their items cost."""
+    base = {"honest": 0.010, "lying": 0.012}[candidate.engine]
+    speedup = 1.0 if candidate.engine == "honest" else candidate.threads**0.9
+    return base * candidate.batch / speedup
+
+
+def test_the_fastest_is_chosen_for_each_batch_and_number_of_threads(model):
+    profile = Track(linear, noise=0.02).tune(model, model)
+    for batch in (1, 8):
+        assert profile.best(threads=1, batch=batch).candidate.engine == "honest"
+        assert profile.best(threads=2, batch=batch).candidate.engine == "lying"
+        assert profile.best(threads=2, batch=batch).latency_s == pytest.approx(0.0064 * batch, rel=0.1)
+    assert profile.platform == MACHINE.key and profile.shapes == SHAPES
+    assert all(m.memory_bytes == 1 << 20 and m.runs >= 3 for m in profile.usable())
+
+
+def test_equal_graphs_are_measured_once_and_others_both(model):
+    same = Track(linear)
+    same.tune(model, model.clone())
+    assert set(same.models) == {"optimised"}
+    other = model.clone()
+    list(other.program.graph)[0].attributes["group"] = onnx_ir.AttrInt64("group", 1)  # the default, spelt out
+    both = Track(lambda c: linear(c) * (0.5 if c.variant == "optimised" else 1.0))
+    profile = both.tune(model, other, batches=(1,))
+    assert set(both.models) == {"source", "optimised"}
+    assert profile.best(threads=1).candidate.variant == "optimised"
+
+
+def test_batches_are_cut_where_that_is_faster(model):
+    def caches(candidate):
+        items = candidate.items_per_call
+        each = 0.010 if items <= 2 else 0.02
+        return each * candidate.batch / candidate.streams / candidate.threads**0.5
+
+    profile = Track(caches).tune(model, model, engine_names=["honest"])
+    assert profile.best(threads=1, batch=8).candidate == Candidate("honest", batch=8, chunk=1)
+    best = profile.best(threads=2, batch=8).candidate
+    assert (best.streams, best.threads, best.items_per_call) == (2, 1, 1)
+    assert profile.best(threads=2, batch=1).candidate == Candidate("honest", threads=2)
+
+
+def test_offspring_cover_chunks_and_streams():
+    one, two = Candidate("a", batch=8), Candidate("a", threads=2, batch=8)
+    apart = replace(one, streams=2)
+    chunks = [replace(one, chunk=1), replace(one, chunk=2), replace(one, chunk=4)]
+    assert list(offspring(one, (1, 2))) == [*chunks, apart, replace(apart, chunk=1), replace(apart, chunk=2)]
+    assert list(offspring(two, (1, 2))) == [replace(child, threads=2) for child in chunks]
+    assert list(offspring(one, (1,))) == chunks
+    assert not list(offspring(Candidate("a", batch=1), (1, 2)))
+    assert list(offspring(Candidate("a", batch=2), (1, 4))) == [Candidate("a", batch=2, chunk=1)]
+
+
+def test_slow_candidates_get_little_of_the_time(model):
+    track = Track(lambda c: 0.01 if c.engine == "honest" else 0.1)
+    track.tune(model, model, batches=(1,), threads=(1,))
+    calls = [c.engine for c in track.timed]
+    assert calls.count("lying") <= 5 < calls.count("honest")
+
+
+def test_the_budget_ends_it_but_all_are_timed(model):
+    track = Track(lambda c: 2.0, noise=0.3)
+    profile = track.tune(model, model, batches=(1,), budget_s=1.0)
+    assert len(profile.usable()) == 4
+    assert track.clock.now_s() < 20
+
+
+def test_a_clear_race_ends_before_the_budget(model):
+    track = Track(linear)
+    track.tune(model, model, budget_s=10_000.0)
+    assert track.clock.now_s() < 60
+
+
+def test_a_candidate_that_fails_later_is_a_failure_with_its_reason(model):
+    calls = []
+
+    def crashing_later(candidate):
+        calls.append(candidate)
+        if candidate.engine == "lying" and len(calls) > 12:
+            raise BackendLostError("the worker was killed by SIGBUS")
+        return linear(candidate)
+
+    profile = Track(crashing_later).tune(model, model, batches=(1,))
+    failed = {m.candidate.engine: m.failure for m in profile.measurements if m.failure}
+    assert failed == {"lying": "the worker was killed by SIGBUS"}
+    assert profile.best(threads=2).candidate.engine == "honest"
+
+
+def test_an_engine_that_is_wrong_at_one_batch_is_trusted_at_none(model):
+    track = Track(linear)
+    right = track.compute
+    track.compute = lambda c, *, seed: (
+        {"y": right(c, seed=seed)["y"] + (c.batch == 8 and c.engine == "lying")}
+    )
+    profile = track.tune(model, model)
+    assert {m.candidate.engine for m in profile.usable()} == {"honest"}
+    assert all("wrong numbers: y" in m.failure for m in profile.measurements if m.candidate.engine == "lying")
+
+
+def test_nothing_runs(model):
+    def refuse(candidate):
+        raise BadModelError(f"{candidate.engine} says no")
+
+    with pytest.raises(BadModelError, match="honest says no.*lying says no"):
+        Track(refuse).tune(model, model)
+
+
+def test_batches_need_a_proven_axis(model):
+    loose = replace(model, signature=replace(model.signature, batch_axis=None))
+    profile = Track(linear).tune(loose, loose)
+    assert {m.candidate.batch for m in profile.measurements} == {1}
+
+
+@pytest.mark.parametrize("wrong", [{"batches": (0, 8)}, {"threads": (0,)}, {"batches": ()}])
+def test_impossible_plans(model, wrong):
+    with pytest.raises(ConfigError, match="at least 1"):
+        Track(linear).tune(model, model, **wrong)
+
+
+def test_unknown_engines(model):
+    with pytest.raises(UnknownNameError, match="warp"):
+        Track(linear).tune(model, model, engine_names=["warp"])
+
+
+def test_a_known_profile_is_not_measured_again(model):
+    track = Track(linear)
+    first = track.tune(model, model, cache=True)
+    assert track.tune(model, model, cache=True) == first
+    assert track.opened == 1
+    track.tune(model, model, cache=True, threads=(1,))
+    track.tune(model, model, cache=True, batches=(1,))
+    track.tune(model, model, cache=True, engine_names=["honest"])
+    track.tune(model, model, cache=True, budget_s=99.0)
+    assert track.opened == 5
+    track.tune(model, model)
+    assert track.opened == 6, "without the cache"
+
+
+def test_another_version_of_an_engine_is_measured_anew(model, monkeypatch):
+    track = Track(linear)
+    track.tune(model, model, cache=True)
+    monkeypatch.setattr(engines.load("honest"), "version", lambda: "2")
+    track.tune(model, model, cache=True)
+    assert track.opened == 2
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"method": 1}', '{"method": 1, "profile": {}}', "\udcff"])
+def test_a_damaged_cache_is_measured_anew(model, tmp_path, caplog, damage):
+    track = Track(linear)
+    first = track.tune(model, model, cache=True)
+    (file,) = (tmp_path / "cache" / "profiles").rglob("*.json")
+    file.write_bytes(damage.encode(errors="surrogateescape"))
+    with caplog.at_level(logging.WARNING):
+        again = track.tune(model, model, cache=True)
+    assert track.opened == 2 and again.best().candidate == first.best().candidate
+    assert damage == "\udcff" or "damaged" in caplog.text
+    assert track.tune(model, model, cache=True) == again and track.opened == 2
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(model, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        profile = Track(linear).tune(model, model, cache=True)
+    assert profile.best() and "cannot keep" in caplog.text
+
+
+def test_engines_that_crash_lie_or_refuse_do_not_stop_the_others(model):
+    names = ["honest", "lying", "crashing", "refusing", "moody"]
+    profile = tune(model, model, MACHINE, shapes=SHAPES, batches=(1,), threads=(1, 2), engine_names=names,
+                   budget_s=1.0, cache=False)  # fmt: skip
+    why = {m.candidate.engine: m.failure for m in profile.measurements if m.failure}
+    assert {m.candidate.engine for m in profile.usable()} == {"honest", "moody"}
+    assert {m.candidate.threads for m in profile.usable() if m.candidate.engine == "moody"} == {1}
+    assert "SIGSEGV" in why["crashing"] and "Conv" in why["refusing"]
+    assert "wrong numbers" in why["lying"] and "status 7" in why["moody"]
+
+
+def test_a_real_engine_is_tuned_end_to_end(model):
+    profile = tune(model, model, MACHINE, shapes=SHAPES, batches=(1, 4), threads=(1,), budget_s=3.0,
+                   engine_names=["onnxruntime"])  # fmt: skip
+    for batch in (1, 4):
+        best = profile.best(batch=batch)
+        assert 0 < best.latency_s < 1 and best.latency_p99_s >= best.latency_s * 0.5
+        assert best.memory_bytes >= 0
+
+
+def test_disturbed_calls_do_not_count():
+    assert representative_s(Timing((1.0, 9.0, 1.2), (False, True, False))) == pytest.approx(1.1)
+    assert representative_s(Timing((3.0, 1.0, 9.0), (True, True, True))) == pytest.approx(2.0)
+    assert representative_s(Timing((5.0,), (True,))) == 5.0
+
+
+def test_the_signature_is_what_batches_go_by(model):
+    assert with_batch_axis(model, "batch").signature.batch_axis == "batch"
