@@ -68,20 +68,11 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
         model = translator.optimize(source)
         before, after = cost(source, sizes), cost(model, sizes)
     with stages("tune"):
-        profile = tune(
-            source,
-            model,
-            translator.platform,
-            shapes=shapes,
-            budget_s=plan.budget_s,
-            progress=stages.progress,
-        )
-        best = profile.best().candidate
-        if best.variant == "source":  # no rewrite helps the engine that is fastest here
-            model, profile = (
-                source,
-                replace(profile, variant="source", model_sha256=structural_sha256(source)),
-            )
+        machine, budget_s = translator.platform, plan.budget_s
+        profile = tune(source, model, machine, shapes=shapes, budget_s=budget_s, progress=stages.progress)
+        if profile.best().candidate.variant == "source":  # no rewrite helps the engine that is fastest here
+            model = source
+            profile = replace(profile, variant="source", model_sha256=structural_sha256(source))
     with stages("prove"):
         served = _as_served(model, profile, translator.platform.cores)
         equivalence = verify(source, model, served, _cases(source, sizes), progress=stages.progress)
