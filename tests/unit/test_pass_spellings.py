@@ -440,6 +440,13 @@ LAYOUTS = [
         ("Reshape",),
         {"rest": i64(6)},
     ),
+    Spelling(
+        "the batch put back beside a dimension to infer, where a zero would mean an empty axis",
+        "(float[N,6] x, int64[1] first, int64[1] rest) => (float[N,2,3] y) { s = Shape<end = 1>(x) "
+        "t = Concat<axis=0>(s, first, rest) y = Reshape<allowzero = 1>(x, t) }",
+        ("Reshape",),
+        {"first": i64(-1), "rest": i64(3)},
+    ),
 ]
 
 CONSTANTS = [

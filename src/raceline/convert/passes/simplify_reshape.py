@@ -58,6 +58,8 @@ def rewrite(match: Match, scope: Scope) -> str:
         return f"it reads what {before} read, as only the elements' order counts"
     target = np.array(match.values["new"], np.int64)
     node.replace_input_with(1, scope.add_constant(f"{match.result.name}_shape", target))
+    if 0 in match.values["new"]:
+        node.attributes.pop("allowzero", None)  # a 0 now means: as before
     return (
         f"its target always comes to {target.tolist()}, where -1 stands for what is left and 0 for as before"
     )
@@ -70,7 +72,7 @@ def _target(dims: list[Dim], have: list[Dim] | None, keeps_zero: bool) -> list[i
     target = [dim if isinstance(dim, int) else -1 for dim in dims]
     for place, dim in enumerate(dims):
         inherited = have is not None and place < len(have) and have[place] == dim
-        if target.count(-1) > 1 and inherited and not isinstance(dim, int) and not keeps_zero:
+        if target.count(-1) > 1 and inherited and not isinstance(dim, int):
             target[place] = 0
     return target if target.count(-1) <= 1 else None
 
