@@ -1,6 +1,7 @@
 """A failure is seen, says who is at fault, and names the right node."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -8,8 +9,9 @@ import pytest
 
 from raceline.convert import equivalence
 from raceline.convert.equivalence import Equivalence, differences, first_divergence, verify
+from raceline.convert.ties import are_ties
 from raceline.engines import Tolerance, load
-from raceline.ir import Candidate, Model, signature_of
+from raceline.ir import Candidate, Model, Reference, Values, signature_of
 
 TIGHT = Tolerance(1e-6, 1e-5)
 REFERENCE = Candidate("reference")
@@ -141,3 +143,68 @@ def test_the_verdict_survives_json():
     text = json.dumps(verdict.to_json(), allow_nan=False)
     assert Equivalence.from_json(json.loads(text)) == verdict
     assert json.loads(text)["ok"] is False
+
+
+def test_half_precision_is_allowed_its_own_roundings():
+    one = np.ones(3, np.float16)
+    assert differences({"y": one}, {"y": one + np.float16(0.002)}, TIGHT)[0].ok
+    assert not differences({"y": one}, {"y": one + np.float16(0.02)}, TIGHT)[0].ok
+
+
+def positions(operator="ArgMax", keepdims=1):
+    """x (batch, 4) -> the position of its largest element, squeezed and cast."""
+    x = ir.Value(name="x", shape=ir.Shape(["batch", 4]), type=ir.TensorType(ir.DataType.FLOAT))
+    nodes = [ir.node(operator, [x], {"axis": -1, "keepdims": keepdims}, name="n0")]
+    nodes.append(ir.node("Flatten" if keepdims else "Identity", [nodes[0].outputs[0]], name="n1"))
+    nodes.append(ir.node("Cast", [nodes[1].outputs[0]], {"to": ir.DataType.INT32}, name="n2"))
+    for index, node in enumerate(nodes):
+        node.outputs[0].name = f"v{index}"
+    y = nodes[-1].outputs[0]
+    y.name, y.type = "y", ir.TensorType(ir.DataType.INT32)
+    y.shape = ir.Shape(["batch", 1] if keepdims else ["batch"])
+    graph = ir.Graph([x], [y], nodes=nodes, opset_imports={"": 18}, name="positions")
+    program = ir.Model(graph, ir_version=10)
+    return Model(program, signature_of(program))
+
+
+@pytest.mark.parametrize("operator", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize(
+    ("answer", "tied"),
+    [([2, 0], True), ([1, 0], True), ([3, 0], False), ([0, 0], False), ([4, 0], False), ([-1, 0], False)],
+)
+def test_another_position_is_right_where_its_element_is_as_large(operator, keepdims, answer, tied):
+    x = np.array([[0.5, 2.0, 2.0 + 1e-6, 1.999], [9.0, 1.0, 1.0, 1.0]], np.float32)
+    x = -x if operator == "ArgMin" else x
+    got = np.array(answer, np.int32).reshape((2, 1) if keepdims else (2,))
+    reference = Reference(positions(operator, keepdims))
+    assert are_ties(reference, {"x": x}, "y", got, TIGHT) == tied
+
+
+def test_other_whole_numbers_have_no_ties():
+    reference = Reference(positions())
+    x = {"x": np.ones((1, 4), np.float32)}
+    assert are_ties(reference, x, "y", np.array([[3]], np.int32), TIGHT)
+    assert not are_ties(reference, x, "y", np.array([[3], [3]], np.int32), TIGHT)
+    assert not are_ties(reference, x, "x", np.array([[3]], np.int32), TIGHT)
+
+
+@pytest.mark.parametrize(("shift", "ok"), [(1, True), (5, False)])
+def test_ties_pass_and_are_told(monkeypatch, shift, ok):
+    class Shifted:
+        def __init__(self, model):
+            self.reference = Reference(model)
+
+        def run(self, inputs):
+            return {name: array + np.int32(shift) for name, array in self.reference.run(inputs).items()}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(equivalence, "prepare", lambda model, *_, **__: Shifted(model))
+    model = positions()
+    flat = tuple(replace(s, values=Values(1.0, 1.0, (1.0,))) for s in model.signature.inputs)
+    model = replace(model, signature=replace(model.signature, inputs=flat))  # every element is 1
+    verdict = verify(model, model, REFERENCE, CASES)
+    assert verdict.ok == ok
+    assert ("ties" in verdict.outputs[0].why) == ok

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from raceline import engines
-from raceline.convert.equivalence import differences
+from raceline.convert.equivalence import compare
 from raceline.ir import Candidate, Model, Reference, Shapes, make_inputs
 
 _CHECKED_ROWS = 3
@@ -16,7 +16,7 @@ class Truth:
     source: Model
     shapes: Shapes
     seed: int
-    _known: dict[tuple[int, int], engines.Tensors] = field(default_factory=dict)
+    _known: dict[tuple[int, int], tuple[engines.Tensors, engines.Tensors]] = field(default_factory=dict)
     _reference: Reference | None = None
 
     def seeds(self, batch: int) -> list[int]:
@@ -25,22 +25,22 @@ class Truth:
 
     def disagreement(self, candidate: Candidate, seed: int, outputs: engines.Tensors) -> str:
         """How a candidate's outputs are wrong; empty where they are right."""
-        expected = self._expected(candidate.batch, seed)
+        self._reference = self._reference or Reference(self.source)
+        inputs, expected = self._expected(self._reference, candidate.batch, seed)
         picked = self._few_rows(outputs, candidate.batch)
         tolerance = engines.load(candidate.engine).tolerance
-        wrong = [d for d in differences(expected, picked, tolerance) if not d.ok]
-        return (
-            "wrong numbers: " + "; ".join(f"{d.name} {d.why or _apart(d.max_rel)}" for d in wrong)
-            if wrong
-            else ""
-        )
+        found = compare(self._reference, inputs, picked, tolerance, expected=expected)
+        return "; ".join(f"{d.name} {d.why or _apart(d.max_rel)}" for d in found if not d.ok)
 
-    def _expected(self, batch: int, seed: int) -> engines.Tensors:
+    def _expected(
+        self, reference: Reference, batch: int, seed: int
+    ) -> tuple[engines.Tensors, engines.Tensors]:
+        """Inputs and outputs, of a few rows."""
         if (batch, seed) not in self._known:
             signature = self.source.signature
-            inputs = make_inputs(signature, engines.batched(signature, self.shapes, batch), seed=seed)
-            self._reference = self._reference or Reference(self.source)
-            self._known[batch, seed] = self._reference.run(self._few_rows(inputs, batch))
+            full = make_inputs(signature, engines.batched(signature, self.shapes, batch), seed=seed)
+            inputs = self._few_rows(full, batch)
+            self._known[batch, seed] = inputs, reference.run(inputs)
         return self._known[batch, seed]
 
     def _few_rows(self, tensors: engines.Tensors, batch: int) -> engines.Tensors:
