@@ -1,6 +1,7 @@
 """The command line: `raceline ROOM VERB`, thin; it knows doors only."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ def exit_code(error: errors.RacelineError) -> int:
 
 def main() -> None:
     """Run the command line; a deliberate error becomes a sentence and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except errors.RacelineError as error:
@@ -46,6 +48,11 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("raceline: stopped", err=True)
         sys.exit(130)
+
+
+def _stop(number: int, _: object) -> None:
+    """SIGTERM ends what runs the way Ctrl-C does, so that children and temporary files go too."""
+    sys.exit(128 + number)
 
 
 def pairs(items: list[str], option: str, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -137,13 +144,18 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="CPU threads of one call.", min=1)] = None,
     workers: Annotated[int | None, typer.Option(help="Calls side by side.", min=1)] = None,
     max_batch: Annotated[int | None, typer.Option(help="Items in one batch.", min=1)] = None,
+    parent: Annotated[int | None, typer.Option(help="End when this process does.", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:
     """Serve bundles over gRPC (KServe v2) until stopped.
 
     Example: raceline serve out/detector --port 8001
     """
+    from raceline.core.process import die_with
     from raceline.serve import Server, Settings, serve_bundle
+
+    if parent is not None:
+        die_with(parent)
 
     def announce(server: Server) -> None:
         setups = {model.name: str(model.loaded.choice) for model in server.repository.live_models()}

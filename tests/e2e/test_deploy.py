@@ -3,8 +3,10 @@
 import html.parser
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -178,11 +180,46 @@ def test_serving_what_is_no_bundle(tmp_path):
     refused(run("serve", tmp_path), "bundle.json")
 
 
-def test_an_old_bundle_survives_a_failed_deploy(model, tmp_path):
+def test_a_second_deploy_replaces_the_first_and_a_failed_one_leaves_it(model, tmp_path):
     out = tmp_path / "out"
-    assert run("deploy", model, "--out", out, "--once", "--budget", 1, "--seconds", 0.5).returncode == 0
+    short = ("--out", out, "--once", "--budget", 1, "--seconds", 0.5)
+    for _ in range(2):
+        done = run("deploy", model, *short)
+        assert done.returncode == 0, done.stderr
     before = (out / "small" / "bundle.json").read_bytes()
     model.write_bytes(b"broken")
-    refused(run("deploy", model, "--out", out, "--once"), "small.onnx")
+    refused(run("deploy", model, *short), "small.onnx")
     assert (out / "small" / "bundle.json").read_bytes() == before
-    Bundle.open(Path(out / "small"))
+    assert set(Bundle.open(out / "small").attachments) == {"report.html"}
+
+
+def test_a_terminated_deploy_leaves_no_process_and_no_bundle(model, tmp_path):
+    command = [sys.executable, "-m", "raceline", "deploy", str(model), "--out", str(tmp_path / "out"),
+               "--once", "--budget", "60", "--seconds", "60"]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("serve untouched"):
+                break
+        children = set(_children(process.pid))
+        deadline = time.monotonic() + 60
+        while not children and time.monotonic() < deadline:
+            time.sleep(0.1)
+            children = set(_children(process.pid))
+        assert children
+        process.terminate()
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    while (left := [pid for pid in children if _runs(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def _runs(pid):
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def _children(pid):
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        yield from map(int, task.read_text().split())

@@ -15,7 +15,7 @@ from raceline.convert.ties import are_ties
 from raceline.core.errors import BadModelError, RacelineError
 from raceline.core.progress import Progress, Silent
 from raceline.core.records import from_json
-from raceline.engines import Tolerance, load, prepare
+from raceline.engines import Session, Tolerance, load, prepare
 from raceline.ir import Candidate, Model, Reference, Signature, TensorSpec, make_inputs
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def verify(
     cases: Sequence[Sizes],
     *,
     seeds: Sequence[int] = (0,),
+    session: Session | None = None,
     progress: Progress | None = None,
 ) -> Equivalence:
     """Compare a candidate with the reference run of the original graph.
@@ -135,9 +136,10 @@ def verify(
     Args:
         source: the model as it was read.
         model: the graph of the candidate's variant.
-        candidate: engine, threads and so on; its session keeps the dynamic axes, as it does when served.
+        candidate: engine, threads and so on.
         cases: sizes of the dynamic axes to try; give at least two where there is one.
         seeds: inputs are generated anew for each.
+        session: runs the candidate, and is closed; None to open one that keeps the dynamic axes.
         progress: told of each run.
 
     Raises:
@@ -145,7 +147,7 @@ def verify(
     """
     tolerance = load(candidate.engine).tolerance
     reference = Reference(source)
-    session = prepare(model, candidate, source.signature.concrete(cases[0]), fixed=False)
+    session = session or prepare(model, candidate, source.signature.concrete(cases[0]), fixed=False)
     worst: dict[str, Difference] = {}
     failing: Tensors | None = None
     try:

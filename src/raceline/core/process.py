@@ -1,11 +1,13 @@
-"""What this process holds and prints: resident memory, and a gag for chatty native libraries."""
+"""What this process holds, prints and leaves behind: memory, a gag for chatty libraries, children."""
 
 import ctypes
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,3 +92,35 @@ def _flush() -> None:
         if stream is not None:
             stream.flush()
     ctypes.CDLL(None).fflush(None)
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with(parent: int) -> None:
+    """End this process at once when `parent` does, however that ends; call it early in a child.
+
+    Where the system cannot promise that, nothing happens later; a parent that is gone already is noticed.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before that
+
+
+@contextmanager
+def child(command: Sequence[str], *, grace_s: float = 15.0) -> Iterator["subprocess.Popen[str]"]:
+    """Run a command while the block runs; its standard output is a pipe.
+
+    When the block ends, the child is asked to stop (SIGTERM) and killed where it has not after `grace_s`.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                process.kill()

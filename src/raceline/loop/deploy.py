@@ -1,7 +1,9 @@
 """One model's journey: read, optimise, tune, prove, bundle, serve, measure, report."""
 
 import json
+import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
@@ -11,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raceline.convert import IRTranslator, settle, tune, verify
-from raceline.core.errors import BackendLostError, BadModelError
+from raceline.convert import Equivalence, IRTranslator, settle, tune, verify
+from raceline.core.errors import BackendLostError, BadModelError, RacelineError
+from raceline.core.process import child
 from raceline.core.progress import Progress, Silent, Step
 from raceline.ir import (
+    Bundle,
     Candidate,
     Cost,
     Limits,
@@ -24,14 +28,16 @@ from raceline.ir import (
     Shapes,
     cost,
     make_inputs,
+    run_reference,
     structural_sha256,
 )
 from raceline.loop.deployment import Deployment, Plan, Served
-from raceline.loop.report import write_report
-from raceline.serve import Evaluation, Load, Machine, Settings, choose, evaluate
+from raceline.loop.report import page_of
+from raceline.serve import Evaluation, Load, Machine, Settings, choose, cores_here, evaluate, open_session
 
 _SHARED_LOAD = 0.7  # of what the untouched model can take: both sides then meet the same open load
 _CONCURRENCY = 16
+_START_LIMIT_S = 180.0
 
 
 class _Stages:
@@ -71,21 +77,19 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
         machine, budget_s = translator.platform, plan.budget_s
         profile = tune(source, model, machine, shapes=shapes, budget_s=budget_s, progress=stages.progress)
         if profile.best().candidate.variant == "source":  # no rewrite helps the engine that is fastest here
-            model = source
+            served = source
             profile = replace(profile, variant="source", model_sha256=structural_sha256(source))
+        else:
+            served = model
     with stages("prove"):
-        served = _as_served(model, profile, translator.platform.cores)
-        equivalence = verify(source, model, served, _cases(source, sizes), progress=stages.progress)
-        if not equivalence.ok:
-            why = str(equivalence.divergence)
-            raise BadModelError(f"{served} does not compute what {plan.model.name} means", why)
+        equivalence = _prove(source, served, profile, sizes, stages.progress)
     name = bundle_name(plan.name or plan.model.stem)
     with stages("bundle"):
-        translator.export(model, plan.out / name, profile=profile, equivalence=equivalence.to_json())
+        translator.export(served, plan.out / name, profile=profile, equivalence=equivalence.to_json())
     with tempfile.TemporaryDirectory(prefix="raceline-") as scratch:
         untouched = Path(scratch, name)
         translator.export(source, untouched)
-        comparison = _Comparison(plan, model, shapes, _machine(translator.platform, after), stages)
+        comparison = _Comparison(plan, source, shapes, _machine(translator.platform, after), stages)
         ways = comparison.run(untouched, plan.out / name)
     result = Deployment(
         name=name,
@@ -93,18 +97,23 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
         report=plan.out / name / "report.html",
         source=source,
         model=model,
+        profile=profile,
         shapes=shapes,
         platform=translator.platform,
         notes=(*translator.rewrites, *translator.refusals),
         cost_before=before,
         cost_after=after,
-        profile=profile,
         equivalence=equivalence,
         before=ways[0],
         after=ways[1],
         stage_s=stages.seconds,
     )
-    write_report(result)
+    with stages("report"):
+        # The report is part of the bundle, hashed like the rest; a deploy that comes later replaces both.
+        page = {"report.html": page_of(result).encode()}
+        Bundle.write(
+            result.bundle, served, profile=profile, equivalence=equivalence.to_json(), attachments=page
+        )
     return result
 
 
@@ -120,23 +129,46 @@ def _read(translator: IRTranslator, plan: Plan) -> tuple[Model, dict[str, int]]:
     return settle(model, shapes=plan.shapes, values=plan.values)
 
 
-def _as_served(model: Model, profile: Profile, cores: int) -> Candidate:
-    """The way in which a server will run the bundle."""
-    choice = choose(profile, Settings(), batched=model.signature.batch_axis is not None, cores=cores)
-    return Candidate(
+def _prove(
+    source: Model, model: Model, profile: Profile, sizes: dict[str, int], progress: Progress
+) -> Equivalence:
+    """Hold the session that a server will open for the bundle against the reference run of the source.
+
+    Raises:
+        BadModelError: they differ; says where that begins.
+    """
+    batched = model.signature.batch_axis is not None
+    choice = choose(profile, Settings(), batched=batched, cores=cores_here())
+    candidate = Candidate(
         choice.engine,
         precision=choice.precision,
         threads=choice.threads,
-        batch=choice.max_batch * choice.workers if model.signature.batch_axis else 1,
-        streams=choice.workers if model.signature.batch_axis else 1,
+        batch=choice.max_batch,
         variant=profile.variant,
     )
+    session = open_session(model, choice, profile)
+    cases = _cases(source, sizes)
+    proof = verify(source, model, candidate, cases, seeds=(0, 1), session=session, progress=progress)
+    if not proof.ok:
+        what = f"{candidate} does not compute what {source.provenance.source} means"
+        raise BadModelError(what, str(proof.divergence), "Please report it: a bug of the engine, or ours.")
+    return proof
 
 
 def _cases(model: Model, sizes: dict[str, int]) -> list[dict[str, int]]:
-    """Sizes to prove equivalence at: one item and an odd batch."""
+    """Sizes to prove equivalence at: those given, an odd batch, and other sizes of the open axes that work."""
     axis = model.signature.batch_axis
-    return [sizes] if axis is None else [{**sizes, axis: 1}, {**sizes, axis: 3}]
+    cases = [sizes] if axis is None else [{**sizes, axis: 1}, {**sizes, axis: 3}]
+    others = {name: size + 32 for name, size in sizes.items() if name != axis}
+    if not others:
+        return cases
+    larger = {**sizes, **others}
+    inputs = make_inputs(model.signature, model.signature.concrete(larger), seed=0)
+    try:
+        run_reference(model, inputs)
+    except RacelineError:
+        return cases  # sizes that the model does not take
+    return [*cases, larger]
 
 
 def _machine(platform: PlatformProfile, of_item: Cost) -> Machine | None:
@@ -198,20 +230,20 @@ class _Server:
 
 @contextmanager
 def _serving(bundle: Path, options: tuple[str, ...]) -> Iterator[_Server]:
-    """Serve one bundle from a process of its own while the block runs."""
-    command = [sys.executable, "-m", "raceline", "serve", str(bundle), "--port", "0", "--json", *options]
+    """Serve one bundle from a process of its own while the block runs; it ends when this process does."""
+    command = [sys.executable, "-m", "raceline", "serve", str(bundle), "--port", "0", "--json"]
     began_s = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                raise BackendLostError(
-                    "the server ended before it was ready", next_step="Its error is above."
-                )
-            ready = json.loads(line)
-            ((name, setup),) = ready["models"].items()
-            yield _Server(process.pid, ready["address"], name, setup, time.perf_counter() - began_s)
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
+    with child([*command, "--parent", str(os.getpid()), *options]) as process:
+        line = _first_line(process, _START_LIMIT_S)
+        if not line:
+            raise BackendLostError("the server did not become ready", next_step="What it said is above.")
+        ready = json.loads(line)
+        ((name, setup),) = ready["models"].items()
+        yield _Server(process.pid, ready["address"], name, setup, time.perf_counter() - began_s)
+
+
+def _first_line(process: "subprocess.Popen[str]", timeout_s: float) -> str:
+    """What a child prints first; empty where it ends, or prints nothing in that time."""
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], timeout_s)
+    return process.stdout.readline() if readable else ""

@@ -54,7 +54,14 @@ class Served:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Everything a deployment found out."""
+    """Everything a deployment found out.
+
+    Attributes:
+        source: the graph as it was read.
+        model: the graph after the passes; `profile.variant` says which of the two the bundle carries.
+        cost_before, cost_after: of those two, for one item.
+        notes: what the passes did, and where they refused.
+    """
 
     name: str
     bundle: Path

@@ -3,7 +3,6 @@
 The bundle's measured profile decides; settings override it.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from raceline import engines
 from raceline.core.clock import Clock
 from raceline.core.errors import ConfigError
 from raceline.ir import Measurement, Model, Profile, Shapes, Signature, make_inputs
+from raceline.ir.host import usable_cpus
 from raceline.serve.batching import Costs
 from raceline.serve.costs import MeasuredCosts
 from raceline.serve.sessions import ItemByItem
@@ -213,8 +213,8 @@ def _unmeasured(settings: Settings, *, batched: bool, cores: int) -> Choice:
 
 
 def cores_here() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Physical cores this process may use, as its affinity and its time quota allow."""
+    return len(usable_cpus())
 
 
 def load(
@@ -236,7 +236,7 @@ def load(
     batched = signature.batch_axis is not None
     choice = choose(bundle.profile, settings, batched=batched, cores=cores_here())
     shapes = _shapes_at_one(signature, bundle.profile)
-    session = _session(bundle.model, choice, shapes)
+    session = open_session(bundle.model, choice, bundle.profile)
     runners = [
         Runner(session, clock, batched=batched, max_batch=choice.max_batch) for _ in range(choice.workers)
     ]
@@ -247,9 +247,18 @@ def load(
     return Loaded(signature, choice, session, workers, costs, session.memory_bytes())
 
 
-def _session(model: Model, choice: Choice, shapes: Shapes | None) -> engines.Session:
-    """Batches vary in size, so the session keeps its dynamic axes; where none are made, it need not."""
+def open_session(model: Model, choice: Choice, profile: Profile | None) -> engines.Session:
+    """The session that serves a model.
+
+    Batches vary in size, so it keeps its dynamic axes; where none are made, it need not.
+
+    Args:
+        model: the bundle's.
+        choice: how to run it.
+        profile: knows the shapes it was measured with.
+    """
     engine = engines.load(choice.engine)
+    shapes = _shapes_at_one(model.signature, profile)
 
     def load(shapes: Shapes) -> engines.Session:
         options = engines.Options(choice.threads, choice.precision, shapes, streams=choice.workers)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from raceline.core.errors import (
     UnknownNameError,
 )
 from raceline.ir import Bundle
+from raceline.ir.probe import describe
 from raceline.observe import get_logger
 from raceline.serve import loading
 from raceline.serve.batching import Batcher, Eager, Limits, Policy
@@ -276,4 +277,16 @@ def _bundles_in(folder: Path) -> list[Path]:
 
 def load_bundle(folder: Path, settings: Settings, clock: Clock) -> Loaded:
     """Open a bundle of ours and start its workers."""
-    return loading.load(folder, settings, clock, open_bundle=Bundle.open)
+    return loading.load(folder, settings, clock, open_bundle=_measured_here)
+
+
+def _measured_here(folder: Path) -> Bundle:
+    """The bundle, without its profile where that was measured on another kind of machine."""
+    bundle = Bundle.open(folder)
+    here = describe().key
+    if bundle.profile is None or bundle.profile.platform == here:
+        return bundle
+    get_logger("raceline.serve").warning(
+        "profile of another machine not used", bundle=folder.name, measured=bundle.profile.platform, here=here
+    )
+    return replace(bundle, profile=None)
