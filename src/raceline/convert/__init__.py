@@ -5,6 +5,7 @@ from raceline.convert.measure import Bench
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.convert.settle import settle
 from raceline.convert.translate import IRTranslator
+from raceline.convert.truth import Truth
 from raceline.convert.tune import tune
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "IRTranslator",
     "Refusal",
     "Rewrite",
+    "Truth",
     "differences",
     "optimise",
     "settle",

@@ -37,11 +37,6 @@ class Candidate:
         """Items in one call of the engine."""
         return self.chunk or -(-self.batch // self.streams)
 
-    @property
-    def calls_in_turn(self) -> int:
-        """Calls of the engine that follow one another on each stream to compute the batch."""
-        return -(-self.batch // (self.items_per_call * self.streams))
-
     def __str__(self) -> str:
         engine = self.engine if self.optimise else f"{self.engine} unoptimised"
         streams = f" x{self.streams}" if self.streams > 1 else ""

@@ -1,6 +1,6 @@
 """Which requests run next: events in, commands out. No socket, thread, clock or array in here.
 
-The shell around it (runner.py) turns what happens into events, tells the time with each, and carries the
+The shell around it (live.py) turns what happens into events, tells the time with each, and carries the
 commands out. So every rule below is tested as a script of a dialogue.
 
 What always holds, whatever the policy:
