@@ -87,6 +87,38 @@ def test_a_wrong_engine_is_blamed_at_the_right_node(monkeypatch, operator, node)
     assert node in str(verdict.divergence)
 
 
+def test_a_value_that_a_pass_scaled_is_no_fault_of_the_passes(monkeypatch):
+    monkeypatch.setattr(equivalence, "prepare", lambda model, *_, **__: Broken(model, "Tanh"))
+    source, model = chain("Abs", "Neg", "Neg", "Tanh"), chain("Abs", "Identity", "Identity", "Tanh")
+    verdict = verify(source, model, REFERENCE, CASES)
+    assert (verdict.divergence.blame, verdict.divergence.node) == ("engine", "n3")
+
+
+def test_a_graph_that_gives_nothing_finite_is_not_proven_and_is_itself_at_fault():
+    model = chain("Exp", "Neg", "Log", "Tanh")
+    verdict = verify(model, model, REFERENCE, CASES)
+    assert not verdict.ok and "no finite element" in verdict.outputs[0].why
+    assert (verdict.divergence.blame, verdict.divergence.node) == ("source", "n2")
+    assert "original graph" in str(verdict.divergence) and "n2" in str(verdict.divergence)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"), [(0.0, "the same"), (2.0, "the same"), ([1e-7, 2e-7], "tolerance"), ([1, 2], "")]
+)
+def test_a_weak_proof_is_told(value, why):
+    y = np.zeros(2, np.float32) + np.array(value, np.float32)
+    (found,) = differences({"y": y}, {"y": y.copy()}, TIGHT)
+    assert found.ok and why in found.why and bool(found.why) == bool(why)
+
+
+def test_a_slice_is_held_against_its_own_magnitude():
+    right = np.stack([np.full(20, 300.0), np.full(20, 0.01)]).astype(np.float32)
+    wrong = right * np.array([[1], [1.1]], np.float32)
+    (found,) = differences({"y": right}, {"y": wrong}, TIGHT)
+    assert not found.ok and "index 1 of axis 0" in found.why
+    assert differences({"y": right}, {"y": right * np.float32(1 + 1e-6)}, TIGHT)[0].ok
+
+
 def test_a_fault_that_hides_when_all_values_are_looked_at_is_found_by_bisection():
     names = [f"v{i}" for i in range(20)]
     expected = {name: np.ones(3, np.float32) for name in names}

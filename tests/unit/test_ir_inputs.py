@@ -19,6 +19,7 @@ from raceline.ir import (
     suggest_sizes,
     with_batch_axis,
 )
+from raceline.ir.inputs import _same_rows
 
 DTYPES = (
     "float16 float32 float64 bfloat16 float8_e4m3fn int4 uint4 int8 uint8 int16 uint16 int32 uint32 int64 "
@@ -242,6 +243,24 @@ def test_a_runner_that_mixes_rows_is_found_out(tmp_path):
         prove_batch_axis(model, {"batch": 1}, run=lambda f: {"y": reference.run(f)["y"] + len(f["x"])})
         is None
     )
+
+
+@pytest.mark.parametrize("wrong", ["small channel", "small row", "nothing finite", "another type"])
+def test_rows_must_agree_in_their_small_parts_too(wrong):
+    rng = np.random.default_rng(0)
+    rows = [(rng.random((1, 2, 20)) * [[[300.0], [0.01]]]).astype(np.float32) for _ in range(2)]
+    rows[1] *= np.float32(1e-3)
+    together = np.concatenate(rows)
+    assert _same_rows(rows, together * np.float32(1 + 1e-6))
+    if wrong == "small channel":
+        together[0, 1] *= 1.1
+    elif wrong == "small row":
+        together[1] += 0.01 * rows[1].max()
+    elif wrong == "nothing finite":
+        together[0] = rows[0][:] = np.nan
+    else:
+        together = together.astype(np.float64)
+    assert not _same_rows(rows, together)
 
 
 @pytest.mark.parametrize("name", ["magika", "ocr-cls"])

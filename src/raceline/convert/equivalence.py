@@ -17,6 +17,7 @@ from raceline.core.progress import Progress, Silent
 from raceline.core.records import from_json
 from raceline.engines import Session, Tolerance, load, prepare
 from raceline.ir import Candidate, Model, Reference, Signature, TensorSpec, make_inputs
+from raceline.ir.near import is_exact, is_void, nearness
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,7 +27,7 @@ Tensors = Mapping[str, Array]
 Sizes = Mapping[str, int]
 Expose = Callable[[Sequence[str]], Tensors]
 
-_ROUNDINGS = 4  # steps of an output's own type that are always allowed: half precision has few of them
+_NOTHING_FINITE = "the reference has no finite element"
 _SHOWN = 4  # values of a diverging tensor that the report quotes
 # A pass may reorder sums, no more; an engine may also use its own approximations of exp, erf and so on.
 _OF_PASSES = Tolerance(atol=1e-6, rtol=1e-4)
@@ -42,8 +43,9 @@ class Difference:
             where the two cannot be compared.
         max_rel: the same over the largest magnitude in the reference.
         scale: largest magnitude in the reference; where it is tiny, the generated inputs exercise little.
-        ok: whether every element is within the tolerance.
-        why: what is wrong where it is not a number too far: a shape, a type, NaN on one side.
+        ok: whether it is within the tolerance, as a whole and in every slice (see `ir.near`).
+        why: what is wrong where it is not a number too far: a shape, a type, NaN on one side, one slice. Where
+            it is ok: what makes this a weak proof, such as a constant.
     """
 
     name: str
@@ -59,7 +61,8 @@ class Divergence:
     """The first place where values part.
 
     Attributes:
-        blame: "passes" where the rewritten graph already differs in the reference, else "engine".
+        blame: "passes" where the rewritten graph already differs in the reference, "source" where the original
+            graph itself gives nothing finite, else "engine".
         node: the node that computes the value; empty where only the engine's own fusions part.
         operator: its operator.
         value: name of the value.
@@ -78,6 +81,8 @@ class Divergence:
 
     def __str__(self) -> str:
         where = f"node {self.node!r} ({self.operator})" if self.node else f"value {self.value!r}"
+        if self.blame == "source":
+            return f"{_NOTHING_FINITE} in an output; it is the original graph that first has none at {where}"
         return f"{self.blame} diverge first at {where}: {self.got} instead of {self.expected}"
 
 
@@ -87,7 +92,8 @@ class Equivalence:
 
     Attributes:
         candidate: what ran, in words.
-        atol, rtol: tolerance: |a - b| <= atol + rtol * max|b| for each output.
+        atol, rtol: tolerance: |a - b| <= atol + rtol * max|b| for each output, and in each slice of it five
+            times that beside its own maximum; the absolute part is less where an output is small.
         cases: sizes of the dynamic axes that were tried, each with every seed.
         seeds: of the generated inputs.
         outputs: the worst difference of each output.
@@ -195,8 +201,11 @@ def compare(
 
 
 def differences(expected: Tensors, got: Tensors, tolerance: Tolerance) -> list[Difference]:
-    """Compare outputs by name; a missing one differs."""
-    return [_difference(name, wanted, got.get(name), tolerance) for name, wanted in expected.items()]
+    """Compare outputs by name; a missing one differs, and one without a finite element proves nothing."""
+    return [
+        _proving(_difference(name, wanted, got.get(name), tolerance), wanted, tolerance)
+        for name, wanted in expected.items()
+    ]
 
 
 def _difference(name: str, expected: Array, got: Array | None, tolerance: Tolerance) -> Difference:
@@ -204,25 +213,29 @@ def _difference(name: str, expected: Array, got: Array | None, tolerance: Tolera
     if problem := _misfit(expected, got):
         return Difference(name, None, None, 0.0, False, problem)
     assert got is not None
-    if expected.dtype.kind in "biuOSU":
+    if is_exact(expected.dtype):
         wrong = int(np.count_nonzero(expected != got))
         share = wrong / max(1, expected.size)
         return Difference(name, wrong, share, 0.0, not wrong, f"{wrong} elements differ" if wrong else "")
-    a, b = got.astype(np.float64), expected.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    finite = np.isfinite(a) & np.isfinite(b)
-    if not np.all(finite | same):
-        return Difference(name, None, None, 0.0, False, "not finite on one side only")
-    max_abs = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
-    scale = float(np.abs(b[finite]).max(initial=0.0))
-    max_rel = max_abs / scale if scale else float(max_abs > 0)
-    rtol = max(tolerance.rtol, _ROUNDINGS * _eps(expected.dtype))
-    return Difference(name, max_abs, max_rel, scale, max_abs <= tolerance.atol + rtol * scale)
+    near = nearness(got, expected, atol=tolerance.atol, rtol=tolerance.rtol)
+    if near.max_abs is None:
+        return Difference(name, None, None, 0.0, False, near.why)
+    max_rel = near.max_abs / near.scale if near.scale else float(near.max_abs > 0)
+    return Difference(name, near.max_abs, max_rel, near.scale, near.ok, near.why)
 
 
-def _eps(dtype: np.dtype[Any]) -> float:
-    """The relative step between numbers of a floating-point type."""
-    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
+def _proving(found: Difference, expected: Array, tolerance: Tolerance) -> Difference:
+    """The difference of an output; agreement proves nothing without numbers, and little with all the same."""
+    if not found.ok or is_exact(expected.dtype) or not expected.size:
+        return found
+    if is_void(expected):
+        return replace(found, ok=False, why=f"{_NOTHING_FINITE}, which proves nothing")
+    numbers = expected[np.isfinite(expected)]
+    if numbers.size > 1 and np.all(numbers == numbers[0]):
+        return replace(found, why="every element is the same: the generated inputs exercise it little")
+    if found.scale <= tolerance.atol:
+        return replace(found, why="no element is larger than the tolerance: the inputs exercise it little")
+    return found
 
 
 def _unless_ties(
@@ -270,11 +283,16 @@ def locate(
         tolerance: the engine's.
     """
     expected = dict(reference.steps(inputs))
+    if spoilt := _nothing_finite(model, expected):
+        return _divergence("source", spoilt, model, expected, expected)
     common = _computed(model, expected)
-    rewritten = {name: value for name, value in Reference(model).steps(inputs) if name in common}
-    if first := _first(common, expected, rewritten, _OF_PASSES):
+    rewritten = dict(Reference(model).steps(inputs))
+    outputs = [spec.name for spec in model.signature.outputs]
+    if _first(outputs, expected, rewritten, _OF_PASSES):
+        first = _first([*common, *outputs], expected, rewritten, _OF_PASSES)
         return _divergence("passes", first, model, expected, rewritten)
-    return _locate_in_engine(model, candidate, inputs, expected, common, tolerance)
+    # Passes may keep a name for a value they scaled, so the engine is held against the graph that it ran.
+    return _locate_in_engine(model, candidate, inputs, rewritten, common, tolerance)
 
 
 def _locate_in_engine(
@@ -373,8 +391,21 @@ def _first(names: Sequence[str], expected: Tensors, got: Tensors, tolerance: Tol
     return next((n for n in both if not _difference(n, expected[n], got[n], tolerance).ok), "")
 
 
+def _nothing_finite(model: Model, expected: Tensors) -> str:
+    """The first value without a finite element, if an output has none either; else empty.
+
+    The first that is NaN, if one is: infinity alone may be a mask.
+    """
+    void = [name for name, value in expected.items() if isinstance(value, np.ndarray) and is_void(value)]
+    if not {spec.name for spec in model.signature.outputs} & set(void):
+        return ""
+    known = _values(model.program)
+    return next((n for n in void if n in known and np.all(np.isnan(expected[n]))), void[-1])
+
+
 def _divergence(blame: str, name: str, model: Model, expected: Tensors, got: Tensors) -> Divergence:
-    producer = _values(model.program)[name].producer()
+    value = _values(model.program).get(name)
+    producer = value.producer() if value else None
     difference = _difference(name, expected[name], got.get(name), Tolerance(0.0, 0.0))
     wanted, computed = _samples(expected[name], got.get(name))
     return Divergence(

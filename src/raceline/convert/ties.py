@@ -8,6 +8,7 @@ import numpy as np
 
 from raceline.engines import Tolerance
 from raceline.ir import Reference
+from raceline.ir.near import allowed
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +33,8 @@ def are_ties(
     """Whether all that differs in a whole-number output are positions of elements that are equal.
 
     The output is followed to the ArgMax or ArgMin that gives it, through operators that only change its shape
-    or type. Equal are elements within the tolerance of an engine. Outputs of other operators have no ties.
+    or type. Equal are elements within the tolerance of an engine, beside the
+    largest of those they are chosen from. Outputs of other operators have no ties.
 
     Args:
         reference: of the model that was run.
@@ -52,8 +54,9 @@ def are_ties(
         np.take_along_axis(found.elements, index, found.axis).astype(np.float64)
         for index in (answered, found.right)
     )
-    scale = float(np.max(np.abs(found.elements), initial=0.0))
-    return bool(np.all(np.abs(picked - best) <= tolerance.atol + tolerance.rtol * scale))
+    scale = np.max(np.abs(found.elements), axis=found.axis, keepdims=True).astype(np.float64)
+    near = allowed(scale, atol=tolerance.atol, rtol=tolerance.rtol)
+    return bool(np.all(np.abs(picked - best) <= near))
 
 
 def _positions(reference: Reference, inputs: Mapping[str, Array], name: str) -> _Positions | None:
