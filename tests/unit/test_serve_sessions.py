@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from raceline.core.errors import BadModelError, NotReadyError
 from raceline.serve.sessions import ItemByItem
 
 
@@ -64,6 +65,27 @@ def test_other_shapes_run_on_a_session_that_is_loaded_once(made):
     assert session.memory_bytes() == 200
     session.close()
     assert all(one.closed for one in made)
+
+
+@pytest.mark.parametrize(("error", "loads"), [(BadModelError, 1), (NotReadyError, 3)])
+def test_a_refusal_of_dynamic_axes_is_remembered_unless_it_may_pass(made, error, loads):
+    attempts = []
+
+    def load(shapes):
+        if shapes:
+            return Noted(shapes)
+        attempts.append(shapes)
+        raise error("the engine wants fixed shapes")
+
+    session = ItemByItem(load, {"x": (1, 3)}, batched=True)
+    depths = []
+    for _ in range(3):
+        with pytest.raises(error, match="fixed shapes") as caught:
+            session.run({"x": np.ones((2, 5))})
+        depths.append(len(caught.traceback))
+    assert len(attempts) == loads
+    assert depths[1] == depths[2], "the traceback does not grow"
+    assert session.run({"x": np.ones((1, 3))})["y"].shape == (1, 3), "the measured shapes still work"
 
 
 def test_without_a_batch_axis_the_whole_shape_counts(made):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from raceline.core.errors import RacelineError, UnavailableError
 from raceline.engines import Session, Tensors
 from raceline.ir import Shapes
 
@@ -15,7 +16,7 @@ class ItemByItem:
 
     Engines plan memory and choose kernels for shapes that they know, which batching across requests would
     forbid. Inputs of other shapes run on a second session that keeps the dynamic axes; it is loaded when the
-    first of them comes, which waits for that.
+    first of them comes, which waits for that. Where that fails, it fails at once for those that follow.
 
     Args:
         load: makes a session for concrete shapes, or with dynamic axes where they are empty.
@@ -29,10 +30,15 @@ class ItemByItem:
         self._batched = batched
         self._one = load(self._shapes)
         self._any: Session | None = None
+        self._refused: RacelineError | None = None
         self._loading = threading.Lock()
 
     def run(self, inputs: Mapping[str, "np.ndarray[Any, Any]"]) -> Tensors:
-        """Compute all outputs by name."""
+        """Compute all outputs by name.
+
+        Raises:
+            RacelineError: inputs of other shapes came, and the engine refuses the model with dynamic axes.
+        """
         first = 1 if self._batched else 0
         if any(array.shape[first:] != self._shapes[name][first:] for name, array in inputs.items()):
             return self._session_for_any().run(inputs)
@@ -56,6 +62,13 @@ class ItemByItem:
 
     def _session_for_any(self) -> Session:
         with self._loading:
+            if self._refused is not None:
+                raise self._refused.with_traceback(None)  # or it would grow with every request
             if self._any is None:
-                self._any = self._load({})
+                try:
+                    self._any = self._load({})
+                except RacelineError as error:
+                    if not isinstance(error, UnavailableError):  # which passes
+                        self._refused = error
+                    raise
             return self._any
