@@ -1,4 +1,7 @@
+import gc
+import json
 import logging
+import signal
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -8,12 +11,13 @@ import pytest
 from engine_doubles import MACHINE, SHAPES, add_engines, net
 
 from raceline import engines
+from raceline.convert._worker import Server
 from raceline.convert.heat import offspring, representative_s
-from raceline.convert.measure import Timing
+from raceline.convert.measure import Bench, HinderedError, Timing, Worker
 from raceline.convert.tune import tune
 from raceline.core.clock import ManualClock
-from raceline.core.errors import BackendLostError, BadModelError, ConfigError, UnknownNameError
-from raceline.ir import Candidate, make_inputs, with_batch_axis
+from raceline.core.errors import BackendLostError, BadModelError, ConfigError, NotReadyError, UnknownNameError
+from raceline.ir import Candidate, Values, make_inputs, with_batch_axis
 from raceline.ir.reference import Reference
 
 
@@ -215,6 +219,102 @@ def test_another_version_of_an_engine_is_measured_anew(model, monkeypatch):
     monkeypatch.setattr(engines.load("honest"), "version", lambda: "2")
     track.tune(model, model, cache=True)
     assert track.opened == 2
+
+
+@pytest.mark.parametrize("choices", [(8000.0,), (16000.0,), ()])
+def test_other_values_of_the_inputs_are_measured_anew(model, choices):
+    def taking(choices):
+        values = Values(0.0, 1.0, choices, "user")
+        inputs = tuple(replace(spec, values=values) for spec in model.signature.inputs)
+        return replace(model, signature=replace(model.signature, inputs=inputs))
+
+    track = Track(linear)
+    track.tune(taking((1.0,)), taking((1.0,)), cache=True)
+    track.tune(taking(choices), taking(choices), cache=True)
+    assert track.opened == 2
+
+
+def test_another_version_of_raceline_measures_anew(model, monkeypatch):
+    track = Track(linear)
+    track.tune(model, model, cache=True)
+    monkeypatch.setitem(tune.__globals__, "__version__", "0.0.1")
+    track.tune(model, model, cache=True)
+    assert track.opened == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "remembered"),
+    [
+        (HinderedError("no answer within 300 s"), False),
+        (NotReadyError("not tried beside the others"), False),
+        (BackendLostError("the worker was killed by SIGSEGV"), True),
+        (BadModelError("the engine refuses it"), True),
+    ],
+)
+def test_what_may_do_better_on_another_day_is_not_remembered(model, error, remembered):
+    def seconds(candidate):
+        if candidate.engine == "lying":
+            raise error
+        return linear(candidate)
+
+    track = Track(seconds)
+    for _ in range(2):
+        profile = track.tune(model, model, cache=True)
+        assert {m.failure for m in profile.measurements if m.candidate.engine == "lying"} == {str(error)}
+    assert track.opened == (1 if remembered else 2)
+
+
+def test_what_was_not_measured_often_enough_is_not_remembered(model):
+    def seconds(candidate):  # chunks come late, and the first round of them uses up the time
+        return linear(candidate) if not candidate.chunk else 1000.0
+
+    track = Track(seconds)
+    profile = track.tune(model, model, cache=True, batches=(8,), engine_names=["honest"])
+    assert any("not measured often enough: the time" in m.failure for m in profile.measurements)
+    track.tune(model, model, cache=True, batches=(8,), engine_names=["honest"])
+    assert track.opened == 2
+
+
+def test_a_killed_or_slow_worker_was_hindered():
+    for hinder, words in ((lambda w: w._process.kill(), "SIGKILL"), (lambda w: None, "no answer")):
+        worker = Worker()
+        try:
+            worker._process.send_signal(signal.SIGSTOP)
+            hinder(worker)
+            with pytest.raises(HinderedError, match=words):
+                worker.ask({"do": "drop", "id": 0}, 1.0)
+        finally:
+            worker.end()
+
+
+def test_a_worker_without_memory_was_hindered(model, monkeypatch):
+    def starved(self, **command):
+        raise MemoryError
+
+    monkeypatch.setattr(Server, "load", starved)
+    answer = Server().answer({"do": "load"})
+    monkeypatch.setattr(Worker, "_line", lambda self, timeout_s: json.dumps(answer).encode())
+    with Bench({"source": model}, SHAPES) as bench, pytest.raises(NotReadyError, match="out of memory"):
+        bench.load(Candidate("honest", variant="source"))
+
+
+def test_the_collector_is_on_again_after_calls_that_failed(model):
+    class Failing:
+        def run(self, inputs):
+            raise BadModelError("no")
+
+    server = Server()
+    server._loaded[0] = type("Loaded", (), {"session": Failing(), "inputs": {}})
+    assert server.answer({"do": "time", "id": 0, "calls": 1, "warm": False}) == {"error": "no"}
+    assert gc.isenabled()
+
+
+def test_wrong_numbers_are_told_once(model):
+    track = Track(linear)
+    right = track.compute
+    track.compute = lambda c, *, seed: {"y": right(c, seed=seed)["y"] + (c.engine == "lying")}
+    for row in track.tune(model, model).measurements:
+        assert row.failure.count("wrong numbers") == (row.candidate.engine == "lying")
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"method": 1}', '{"method": 1, "profile": {}}', "\udcff"])

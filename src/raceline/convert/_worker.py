@@ -63,7 +63,7 @@ class Server:
         except RacelineError as error:
             return {"error": str(error)}
         except MemoryError:
-            return {"error": "out of memory"}
+            return {"error": "out of memory", "hindered": True}
 
     def load(
         self, id: int, bundle: str, candidate: dict[str, Any], shapes: dict[str, list[int]], seed: int
@@ -86,14 +86,16 @@ class Server:
         loaded, now_s = self._loaded[id], self._clock.now_s
         times_s, disturbed = [], []
         gc.disable()
-        if warm:
-            loaded.session.run(loaded.inputs)
-        for _ in range(calls):
-            switches, start_s = _involuntary_switches(), now_s()
-            loaded.session.run(loaded.inputs)
-            times_s.append(now_s() - start_s)
-            disturbed.append(_involuntary_switches() > switches)
-        gc.enable()
+        try:
+            if warm:
+                loaded.session.run(loaded.inputs)
+            for _ in range(calls):
+                switches, start_s = _involuntary_switches(), now_s()
+                loaded.session.run(loaded.inputs)
+                times_s.append(now_s() - start_s)
+                disturbed.append(_involuntary_switches() > switches)
+        finally:
+            gc.enable()
         return {"times_s": times_s, "disturbed": disturbed}
 
     def compute(self, id: int, seed: int, path: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import quantiles
 
 from raceline.convert.choose import beaten, cores, leaders, settled, typical_s
-from raceline.convert.measure import Bench, Timing
+from raceline.convert.measure import Bench, HinderedError, Timing
 from raceline.convert.truth import Truth
 from raceline.core.clock import Clock
 from raceline.core.errors import BadModelError, NotReadyError, RacelineError
@@ -68,6 +68,7 @@ class Heat:
         calls_s: seconds of every timed call.
         memory_bytes: what each added.
         failures: why a candidate has no times.
+        hindered: those of them that may have times on another day: memory or time was short.
     """
 
     bench: Bench
@@ -79,6 +80,7 @@ class Heat:
     calls_s: dict[Candidate, list[float]] = field(default_factory=dict)
     memory_bytes: dict[Candidate, int] = field(default_factory=dict)
     failures: dict[Candidate, str] = field(default_factory=dict)
+    hindered: set[Candidate] = field(default_factory=set)
     _alive: list[Candidate] = field(default_factory=list)
     _calls: dict[Candidate, int] = field(default_factory=dict)
     _warm: dict[Candidate, bool] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class Heat:
             self._check(candidate)
             once = self.bench.time(candidate, 1)
         except RacelineError as error:
-            self._fail(candidate, str(error))
+            self._fail(candidate, error)
             return
         once_s = max(once.times_s[0], 1e-9)
         self._calls[candidate] = max(1, min(_MOST_CALLS, round(_SLICE_S / once_s)))
@@ -127,6 +129,7 @@ class Heat:
             wrong = self.truth.disagreement(candidate, seed, self.bench.compute(candidate, seed=seed))
             if wrong:
                 self.condemned[candidate.engine, candidate.variant] = f"wrong numbers: {wrong}"
+                break
         self._refuse_wrong(candidate)
 
     def _refuse_wrong(self, candidate: Candidate) -> None:
@@ -147,7 +150,7 @@ class Heat:
             try:
                 timing = self.bench.time(candidate, self._calls[candidate], warm=self._warm[candidate])
             except RacelineError as error:
-                self._fail(candidate, str(error))
+                self._fail(candidate, error)
                 continue
             self.times[candidate][number] = representative_s(timing)
             self.calls_s[candidate] += timing.times_s
@@ -169,16 +172,18 @@ class Heat:
             self._drop(candidate)
         enough = min(_LEAST_ROUNDS, max((len(rows) for rows in self.times.values()), default=0))
         for candidate in [c for c, rows in self.times.items() if len(rows) < enough]:
-            self._fail(candidate, "not measured often enough: the time was used")
+            self._fail(candidate, NotReadyError("not measured often enough", "the time was used"))
 
     def _retire(self) -> None:
         for candidate in beaten(self.times, self._alive):
             self._alive.remove(candidate)
             self._drop(candidate)
 
-    def _fail(self, candidate: Candidate, why: str) -> None:
+    def _fail(self, candidate: Candidate, why: RacelineError) -> None:
         _logger.debug("%s failed: %s", candidate, why)
-        self.failures[candidate] = why
+        self.failures[candidate] = str(why)
+        if isinstance(why, NotReadyError | HinderedError):
+            self.hindered.add(candidate)
         self.times.pop(candidate, None)
         if candidate in self._alive:
             self._alive.remove(candidate)

@@ -22,7 +22,7 @@ import numpy as np
 import raceline
 from raceline import engines
 from raceline.core.clock import SystemClock
-from raceline.core.errors import BackendLostError, BadModelError
+from raceline.core.errors import BackendLostError, BadModelError, NotReadyError
 from raceline.ir import Candidate, Model, Shapes
 from raceline.ir.bundle import Bundle
 
@@ -30,6 +30,10 @@ LOAD_TIMEOUT_S = 300.0
 CALL_TIMEOUT_S = 120.0
 _START_TIMEOUT_S = 60.0
 _LAST_WORDS = 400  # characters of a dead child's output that are worth repeating
+
+
+class HinderedError(BackendLostError):
+    """A worker that was too slow or was killed: another time, with less beside it, it may do its work."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,18 @@ class Worker:
         """Send a command and wait for its answer.
 
         Raises:
-            BackendLostError: the child died, or gave no answer in time and was ended; how is in the message.
-            BadModelError: the child answered with an error.
+            BackendLostError: the child died; how is in the message.
+            HinderedError: it was killed from outside, or gave no answer in time and was ended.
+            NotReadyError: the child had not enough memory.
+            BadModelError: the child answered with another error.
         """
         try:
             self._commands.write(json.dumps(command).encode() + b"\n")
         except BrokenPipeError:
             raise self._lost() from None
         answer: dict[str, Any] = json.loads(self._line(timeout_s))
+        if answer.get("hindered"):
+            raise NotReadyError(answer["error"])
         if "error" in answer:
             raise BadModelError(answer["error"])
         return answer
@@ -105,7 +113,7 @@ class Worker:
             ready, _, _ = select.select([self._answers], [], [], max(0.0, deadline_s - clock.now_s()))
             if not ready:
                 self.end()
-                raise BackendLostError(f"no answer within {timeout_s:g} s", next_step="It was ended.")
+                raise HinderedError(f"no answer within {timeout_s:g} s", next_step="It was ended.")
             received = os.read(self._answers.fileno(), 1 << 16)
             if not received:
                 raise self._lost()
@@ -119,11 +127,12 @@ class Worker:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self.end()
-            return BackendLostError("the worker closed its pipe and was ended")
+            return HinderedError("the worker closed its pipe and was ended")
         self._output.seek(0)
         said = " ".join(self._output.read().decode(errors="replace").split())[-_LAST_WORDS:]
         self.end()
-        return BackendLostError(_cause_of_death(code), said)
+        error = HinderedError if code == -signal.SIGKILL else BackendLostError
+        return error(_cause_of_death(code), said)
 
     def end(self) -> None:
         """Kill the child; a second call does nothing."""
@@ -203,7 +212,8 @@ class Bench:
 
         Raises:
             BadModelError: its engine refuses the model.
-            BackendLostError: its engine crashed, hung or ran out of memory.
+            BackendLostError: its engine crashed; HinderedError where it hung or was killed.
+            NotReadyError: there was not enough memory.
         """
         if candidate not in self._slots:
             number = next(self._ids)
@@ -218,7 +228,7 @@ class Bench:
         """Time `calls` calls, after an untimed one where `warm`.
 
         Raises:
-            BackendLostError, BadModelError: as `load`.
+            BackendLostError, BadModelError, NotReadyError: as `load`.
         """
         command = {"do": "time", "calls": calls, "warm": warm}
         answer = self._ask_loaded(candidate, command, self.call_timeout_s)
@@ -228,7 +238,7 @@ class Bench:
         """The outputs for the generated inputs, or for those of another seed.
 
         Raises:
-            BackendLostError, BadModelError: as `load`.
+            BackendLostError, BadModelError, NotReadyError: as `load`.
         """
         assert self._folder is not None, "use it in a with block"
         path = Path(self._folder.name) / "outputs.npz"

@@ -7,9 +7,9 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from raceline import engines
+from raceline import __version__, engines
 from raceline.convert.heat import Graph, Heat
 from raceline.convert.measure import Bench
 from raceline.convert.truth import Truth
@@ -70,7 +70,8 @@ def tune(
         engine_names: the engines that compete; empty: those that suit the platform and are installed.
         budget_s: how long timing may take; each candidate is timed at least once, whatever that takes.
         progress: told of each round.
-        cache: look for an earlier profile of the same models, shapes, machine and engines, and keep this one.
+        cache: look for an earlier profile of the same models, inputs, machine and engines, and keep this one,
+            unless memory or time was short for a candidate that may do better on another day.
         clock: for the budget.
         open_bench: where candidates are measured.
         seed: of inputs and of the order within rounds.
@@ -91,6 +92,7 @@ def tune(
         del variants["source"]  # the same graph: measure it once
     truth = Truth(source, shapes, seed)
     rows: list[Measurement] = []
+    hindered: set[Candidate] = set()
     condemned: dict[Graph, str] = {}
     shares = _shares(plan.batches, budget_s)
     with open_bench(variants, shapes) as bench:
@@ -99,11 +101,14 @@ def tune(
             with watch.step(f"tune batch {batch}", total=shares[batch]) as step:
                 heat.run(_founders(variants, plan, batch), plan.threads, shares[batch], step)
             rows += heat.measurements()
+            hindered |= heat.hindered
     at_one = {name: tuple(shape) for name, shape in shapes.items()}
     kept = tuple(_unless_condemned(row, condemned) for row in rows)
     profile = Profile(platform.key, structural_sha256(model), at_one, kept)
     profile.best()  # raises where nothing runs: such a profile is not worth keeping
-    if cache:
+    if hindered:
+        _logger.info("not kept in the cache: %s", ", ".join(f"{c} was hindered" for c in sorted(hindered)))
+    elif cache:
         store(key, json.dumps({"method": METHOD, "profile": profile.to_json()}))
     return profile
 
@@ -171,9 +176,10 @@ def _cache_key(
 ) -> str:
     """Where in the cache the profile is: a name that changes with everything that could change it."""
     identity = {
+        "raceline": __version__,
+        "signature": asdict(source.signature),
         "models": [structural_sha256(source), structural_sha256(model)],
         "shapes": {name: list(shape) for name, shape in sorted(shapes.items())},
-        "batch_axis": source.signature.batch_axis is not None,
         "batches": plan.batches,
         "threads": plan.threads,
         "engines": plan.engines,
