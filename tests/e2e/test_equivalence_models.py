@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from benchmarks import _models as models
 
@@ -92,3 +93,18 @@ def test_each_of_a_detectors_channels_counts(channel):
     cleared = right.copy()
     cleared[:, 4:] = 0
     assert fails("nudenet", output, cleared)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_detector_without_class_scores_is_not_proven_and_the_node_is_named(engine):
+    source, sizes, _, _ = settled("nudenet")
+    broken = source.clone()
+    scores = [node for node in broken.program.graph if node.op_type == "Sigmoid"][-1]
+    right, zeros = scores.outputs[0], ir.node("Sub", scores.inputs[:1] * 2, name="zeros")
+    zeros.outputs[0].name, right.name = right.name, "replaced"
+    zeros.outputs[0].type, zeros.outputs[0].shape = right.type, right.shape
+    right.replace_all_uses_with(zeros.outputs[0])
+    broken.program.graph.insert_after(scores, zeros)
+    verdict = verify(source, broken, Candidate(engine), [sizes])
+    assert not verdict.ok
+    assert (verdict.divergence.blame, verdict.divergence.node) == ("passes", "zeros")
