@@ -69,8 +69,7 @@ def main() -> int:
             show(done[-1], progress.console)
         except RacelineError as error:
             print(f"{name}: {error}", file=sys.stderr)
-    console = Console()
-    console.print(summary(done), width=max(console.width, 140))
+    Console(width=max(Console().width, 130)).print(summary(done))
     return len(options.names or MODELS) - len(done)
 
 
@@ -106,4 +105,7 @@ def summary(done: list[Deployment]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped")

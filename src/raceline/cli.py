@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ EXIT_CODES: dict[type[errors.RacelineError], int] = {
     errors.InvariantError: 1,
 }
 """Exit code of each group of errors: 2 where the caller must change the request, 1 otherwise."""
+
+_INTERRUPTED = 128 + signal.SIGINT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,9 +48,10 @@ def main() -> None:
     except errors.RacelineError as error:
         typer.echo(f"raceline: {error}", err=True)
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:
-        typer.echo("raceline: stopped", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            typer.echo("raceline: stopped", err=True)
+        raise
 
 
 def _stop(number: int, _: object) -> None:
@@ -112,6 +116,8 @@ def deploy(
     from raceline.core.units import parse_size_bytes
     from raceline.loop import Plan, TerminalProgress, deploy, show
 
+    if not once:
+        _check_free(port)
     plan = Plan(
         model=model,
         out=out,
@@ -130,6 +136,22 @@ def deploy(
         show(result, progress.console)
     if not once:
         serve([result.bundle], port=port)
+
+
+def _check_free(port: int) -> None:
+    """Refuse a port that is taken now, before minutes of work.
+
+    Raises:
+        ConfigError: it is.
+    """
+    with socket.socket() as probing:
+        probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probing.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise errors.ConfigError(
+                f"port {port}", error.strerror or str(error), "Give another --port."
+            ) from error
 
 
 @app.command()
@@ -158,7 +180,8 @@ def serve(
         die_with(parent)
 
     def announce(server: Server) -> None:
-        setups = {model.name: str(model.loaded.choice) for model in server.repository.live_models()}
+        choices = {model.name: model.loaded.choice for model in server.repository.live_models()}
+        setups = {name: f"{choice} ({choice.why})" for name, choice in choices.items()}
         if as_json:
             typer.echo(json.dumps({"address": server.address, "models": setups}))
             return

@@ -4,6 +4,7 @@ import html.parser
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -145,6 +146,38 @@ def test_a_zero_size_axis(tmp_path, model):
     weight = np.ones((0, 3, 3, 3), np.float32)
     onnx.save(network(weight), tmp_path / "z.onnx")
     refused(run("deploy", tmp_path / "z.onnx", "--out", tmp_path / "out", "--once"), "conv")
+
+
+def test_a_zero_size_axis_of_an_input_is_a_warning_and_an_open_axis(tmp_path):
+    onnx.save(network(shape=(0, 3, 16, 16)), tmp_path / "m.onnx")
+    done = run("deploy", tmp_path / "m.onnx", "--out", tmp_path / "out", "--once", "--budget", 1,
+               "--seconds", 0.5)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "'x' declares an axis of size 0" in done.stderr
+
+
+def test_what_would_fail_at_the_end_is_refused_at_once(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(run("deploy", model, "--out", tmp_path / "file", "--once"), "is a file")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused(run("deploy", model, "--out", tmp_path / "out", "--port", port), str(port), "in use")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_intermediate_tensors(tmp_path):
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "m.onnx",
+    )
+    name = os.fsdecode(b"na\xffme.onnx")
+    (tmp_path / "m.onnx").rename(tmp_path / name)
+    done = run(
+        "deploy", tmp_path / name, "--out", tmp_path / "out", "--once", "--budget", 1, "--seconds", 0.5
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_shape_that_does_not_fit(model, tmp_path):

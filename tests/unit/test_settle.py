@@ -49,5 +49,7 @@ def test_unknown_names_and_wrong_shapes_are_refused_with_what_fits(tmp_path):
     )
     with pytest.raises(ShapeError, match="no input 'z'.*x: float32"):
         settle(model, values={"z": 1})
+    with pytest.raises(ShapeError, match="scalars only"):
+        settle(model, values={"x": 1})
     with pytest.raises(ShapeError, match=r"cannot have shape \[1, 4\]"):
         settle(model, shapes={"x": (1, 4)})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 
-from raceline.core.errors import RacelineError
+from raceline.core.errors import RacelineError, ShapeError
 from raceline.engines import Options, load
 from raceline.ir import Model, Shapes, Values, prove_batch_axis, suggest_sizes, with_batch_axis
 
@@ -47,8 +47,11 @@ def settle(
 
 def _holding(model: Model, name: str, values: Values | float) -> Model:
     """The model, knowing what input `name` holds."""
-    model.signature.input(name)  # an unknown name is refused with the names there are
+    spec = model.signature.input(name)  # an unknown name is refused with the names there are
     if not isinstance(values, Values):
+        if len(spec.shape) > 1:
+            raise ShapeError(f"input {name!r} cannot be one value", f"it is {spec}", "Name scalars only.")
+        values = int(values) if spec.dtype.startswith(("int", "uint")) else values
         values = Values(values, values, (values,), "user")
     inputs = tuple(replace(s, values=values) if s.name == name else s for s in model.signature.inputs)
     return replace(model, signature=replace(model.signature, inputs=inputs))

@@ -122,7 +122,7 @@ class Bundle:
         return cls.open(folder, verify=False)
 
     @classmethod
-    def open(cls, folder: Path, *, verify: bool = True, limits: Limits | None = None) -> Bundle:
+    def open(cls, folder: Path | str, *, verify: bool = True, limits: Limits | None = None) -> Bundle:
         """Open a bundle and check that it is what its manifest says.
 
         Args:
@@ -133,7 +133,7 @@ class Bundle:
         Raises:
             BadModelError: there is no bundle, or a file of it is missing, changed or broken; it is named.
         """
-        limits = limits or Limits()
+        folder, limits = Path(folder), limits or Limits()
         for attempt in range(_MOST_ATTEMPTS):
             try:
                 return _open_once(folder, verify=verify, limits=limits)

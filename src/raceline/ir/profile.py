@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from raceline.core.errors import BadModelError
+from raceline.core.errors import BadModelError, ConfigError
 from raceline.core.records import from_json
 
 
@@ -31,6 +31,10 @@ class Candidate:
     variant: str = "optimised"
     chunk: int = 0
     optimise: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.threads, self.batch, self.streams) < 1 or self.chunk < 0:
+            raise ConfigError(f"{self} is no way to run a model", "threads, batch and streams start at 1")
 
     @property
     def items_per_call(self) -> int:
@@ -66,6 +70,12 @@ class Measurement:
     energy_j: float | None = None
     runs: int = 0
     failure: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.latency_s, self.latency_p99_s, self.memory_bytes, self.runs) < 0:
+            raise ConfigError(f"the measurement of {self.candidate} has a negative figure")
+        if not self.failure and not self.latency_s:
+            raise ConfigError(f"the measurement of {self.candidate} has no latency and no failure")
 
     @property
     def throughput_per_s(self) -> float:

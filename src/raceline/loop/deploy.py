@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raceline.convert import Equivalence, IRTranslator, settle, tune, verify
-from raceline.core.errors import BackendLostError, BadModelError, RacelineError
+from raceline.core.errors import BackendLostError, BadModelError, ConfigError, RacelineError
 from raceline.core.process import child
 from raceline.core.progress import Progress, Silent, Step
 from raceline.ir import (
@@ -65,6 +65,8 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
         BadModelError: no engine runs it, or the fastest that does is not equivalent.
         BackendLostError: the server died while it was measured.
     """
+    name = bundle_name(plan.name or plan.model.stem)
+    _check_writable(plan.out)
     stages = _Stages(progress or Silent())
     translator = IRTranslator()
     with stages("read"):
@@ -83,7 +85,6 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
             served = model
     with stages("prove"):
         equivalence = _prove(source, served, profile, sizes, stages.progress)
-    name = bundle_name(plan.name or plan.model.stem)
     with stages("bundle"):
         translator.export(served, plan.out / name, profile=profile, equivalence=equivalence.to_json())
     with tempfile.TemporaryDirectory(prefix="raceline-") as scratch:
@@ -120,6 +121,21 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
 def bundle_name(text: str) -> str:
     """A folder name like `text`, with anything unusual made a dash."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "model"
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse early what would fail after minutes of work.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise ConfigError(
+            f"nothing can be written to {folder}", f"{existing} is a file", "Give another --out."
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"nothing can be written to {folder}", "permission denied", "Give another --out.")
 
 
 def _read(translator: IRTranslator, plan: Plan) -> tuple[Model, dict[str, int]]:

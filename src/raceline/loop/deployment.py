@@ -81,8 +81,11 @@ class Deployment:
 
     @property
     def traffic_reduction(self) -> float:
-        """Share of the intermediate tensors' bytes that fusion saves, computed from the graph."""
-        return 1.0 - self.cost_after.intermediate_bytes / self.cost_before.intermediate_bytes
+        """Share of the intermediate tensors' bytes that fusion saves, computed from the graph that is served."""
+        before = self.cost_before.intermediate_bytes
+        if self.profile.variant == "source" or not before:
+            return 0.0
+        return 1.0 - self.cost_after.intermediate_bytes / before
 
     def to_json(self) -> dict[str, Any]:
         """The figures, as plain JSON values."""

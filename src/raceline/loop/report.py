@@ -70,7 +70,12 @@ def comparison(result: Deployment) -> list[Row]:
     return [
         row("P99 latency", same, lambda s: s.shared.latency_s.get("p99"), format_seconds),
         row("P50 latency", same, lambda s: s.shared.latency_s.get("p50"), format_seconds),
-        row("P99.9 latency", same, lambda s: s.shared.latency_s.get("p99.9"), format_seconds),
+        row(
+            "P99.9 latency",
+            same,
+            lambda s: s.shared.latency_s.get("p99.9") if s.shared.requests >= 1000 else None,
+            format_seconds,
+        ),
         row("CPU busy", same, lambda s: s.shared.cpu_utilisation, "{:.0%}".format),
         row("Requests/s", full, lambda s: s.saturated.requests_per_s, "{:.4g}".format),
         row("Resource efficiency", full, _efficiency, "{:.1%}".format),
@@ -79,6 +84,11 @@ def comparison(result: Deployment) -> list[Row]:
         row("Server memory", full, lambda s: s.saturated.server_rss_bytes, format_bytes),
         row("Start", "process start to ready", lambda s: s.start_s, format_seconds),
     ]
+
+
+def _p999_s(way: Served) -> float | None:
+    """None where there were too few requests to tell."""
+    return way.shared.latency_s.get("p99.9") if way.shared.requests >= 1000 else None
 
 
 def _efficiency(way: Served) -> float | None:
@@ -95,7 +105,8 @@ def page_of(result: Deployment) -> str:
 
     template = resources.files("raceline.loop").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
-    return page.render(**_content(result))
+    # A file name may hold bytes that are no text; they are shown as escapes.
+    return page.render(**_content(result)).encode("utf-8", "backslashreplace").decode()
 
 
 def _content(result: Deployment) -> dict[str, Any]:
@@ -195,10 +206,9 @@ def _rewrites(result: Deployment) -> list[dict[str, Any]]:
 def _rewrites_note(result: Deployment) -> str:
     before, after = result.cost_before, result.cost_after
     unused = (
-        ""
-        if result.profile.variant == "optimised"
-        else "The engine that is fastest here gains nothing from this and runs the graph as it was read. "
+        "Not used: the engine that is fastest here gains nothing from it and runs the graph as it was read. "
     )
+    unused = unused if result.profile.variant == "source" else ""
     return (
         f"{unused}{_nodes(result.source)} nodes became {_nodes(result.model)}. Bytes of intermediate tensors "
         f"that one item reads and writes, computed from the graph: {format_bytes(before.intermediate_bytes)} "

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
+
 from raceline.core.clock import Clock
 from raceline.core.errors import DeadlineError, NotReadyError, QueueFullError, RacelineError, ShapeError
 from raceline.ir import Signature, TensorSpec
@@ -130,7 +132,7 @@ class LiveModel:
 
     def _ticket(self, inputs: Tensors, arrived_s: float) -> _Ticket:
         sizes = self.signature.validate(inputs)
-        _check_indices(self.inputs, inputs)
+        _check_values(self.inputs, inputs)
         axis = self.signature.batch_axis
         ordered = {spec.name: inputs[spec.name] for spec in self.signature.inputs}
         group = tuple(array.shape[1:] for array in ordered.values()) if axis else None
@@ -208,15 +210,24 @@ def _fail(ticket: _Ticket, error: Exception) -> None:
         ticket.answer.set_exception(error)
 
 
-def _check_indices(specs: Mapping[str, TensorSpec], inputs: Tensors) -> None:
-    """Refuse integers outside the bounds that the graph itself sets: some runtimes read past their end."""
+def _check_values(specs: Mapping[str, TensorSpec], inputs: Tensors) -> None:
+    """Refuse values outside what the signature is sure of.
+
+    Those are bounds that the graph itself sets on integers (some runtimes read past their end), and the only
+    values that the bundle was proven with where its maker named them (a sample rate).
+    """
     for name, spec in specs.items():
-        array = inputs[name]
-        if spec.values is None or spec.values.source != "graph" or array.dtype.kind not in "iu":
+        array, values = inputs[name], spec.values
+        if values is None or values.source == "default" or array.dtype.kind not in "iuf":
             continue
-        low, high = int(array.min()), int(array.max())
-        if low < spec.values.low or high > spec.values.high:
-            raise ShapeError(
-                f"input {name!r} holds values from {low} to {high}",
-                f"the model takes {spec.values.low:.0f} to {spec.values.high:.0f}",
-            )
+        if values.source == "user" and values.choices:
+            if not np.isin(array, values.choices).all():
+                allowed = ", ".join(f"{choice:g}" for choice in values.choices)
+                raise ShapeError(f"input {name!r} holds other values", f"the model was proven with {allowed}")
+        elif values.source == "graph" and array.dtype.kind in "iu" and array.size:
+            low, high = int(array.min()), int(array.max())
+            if low < values.low or high > values.high:
+                raise ShapeError(
+                    f"input {name!r} holds values from {low} to {high}",
+                    f"the model takes {values.low:.0f} to {values.high:.0f}",
+                )

@@ -81,10 +81,10 @@ class Choice:
     why: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{self.engine}, {self.precision}, {self.workers} workers of {self.threads} threads, "
-            f"batches up to {self.max_batch}"
-        )
+        workers = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        batches = f"batches up to {self.max_batch}" if self.max_batch > 1 else "one item at a time"
+        return f"{self.engine} {self.precision}, {workers} of {threads}, {batches}"
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,21 @@ def _unusual(proto: onnx.ModelProto) -> list[str]:
         steps.append(f"Opset {opset} is newer than {OPSET_CAP}, the last that all engines promise to take.")
     if proto.training_info:
         steps.append("Left out the training graphs.")
+    return steps + _zero_axes(proto)
+
+
+def _zero_axes(proto: onnx.ModelProto) -> list[str]:
+    """Inputs with an axis of size 0: some exporters mean "unknown" by it, so it is open, with a warning."""
+    weights_too = {tensor.name for tensor in proto.graph.initializer}
+    steps = []
+    for value in proto.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in weights_too and any(d.HasField("dim_value") and d.dim_value == 0 for d in dims):
+            steps.append(
+                f"Input {value.name!r} declares an axis of size 0; it is taken as an axis of open size."
+            )
+    for step in steps:
+        _logger.warning("%s: %s", proto.graph.name, step)
     return steps
 
 
