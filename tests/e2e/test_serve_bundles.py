@@ -23,6 +23,7 @@ from raceline.ir import (
     signature_of,
     with_batch_axis,
 )
+from raceline.ir.probe import describe
 from raceline.serve import Repository, Server, Settings
 
 SHAPES = {"x": (1, 8)}
@@ -39,15 +40,15 @@ def small_model():
     return with_batch_axis(Model(program, signature_of(program)), "N")
 
 
-def measured(engine, model_sha256, *, chunk=0):
-    """A profile that says: this engine, one thread, batches of eight (or item by item)."""
+def measured(engine, model_sha256, *, chunk=0, platform=""):
+    """A profile of this machine (or a named one): this engine, one thread, batches of eight (or one by one)."""
     rows = tuple(
         Measurement(
             Candidate(engine, batch=batch, chunk=chunk), latency_s=0.001 * (batch if chunk else 1), runs=9
         )
         for batch in (1, 8)
     )
-    return Profile("here", model_sha256, SHAPES, rows)
+    return Profile(platform or describe().key, model_sha256, SHAPES, rows)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,16 @@ def test_settings_override_the_profile(tmp_path, model):
     with Server(repository).background():
         choice = repository.live("small").loaded.choice
         assert (choice.engine, choice.max_batch) == ("onnxruntime", 3)
+
+
+def test_a_profile_of_another_machine_is_not_used(tmp_path, model):
+    profile = measured("reference", "0" * 64, platform="npu-box")
+    Bundle.write(tmp_path / "small", model, profile=profile)
+    repository = Repository([tmp_path / "small"])
+    with Server(repository).background():
+        choice = repository.live("small").loaded.choice
+        assert choice.engine == "onnxruntime"
+        assert "not measured" in choice.why
 
 
 def test_a_changed_weight_is_refused_and_named(tmp_path, model):

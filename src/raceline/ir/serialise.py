@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 IR_VERSION_CAP = 13
-"""Newest IR version that every engine here takes: ONNX Runtime 1.31 stops there, OpenVINO 2026.4 at none."""
+"""Newest IR version that every engine takes: ONNX Runtime 1.31 stops there, OpenVINO 2026.4 at none."""
 OPSET_CAP = 26
-"""Newest opset of ONNX's own domain that ONNX Runtime 1.31 takes; OpenVINO 2026.4 and MNN 3.6 try any."""
+"""Newest opset of ONNX's own domain that every engine takes: ONNX Runtime 1.31 stops there (1.32 at 28),
+OpenVINO 2026.4 and MNN 3.6 try any."""
 
 _OLDEST_IR_VERSION = 8  # model-local functions, and initializers that are not inputs, need it
 _LARGEST_MESSAGE_BYTES = 2_000_000_000  # protobuf ends at 2 GiB; the graph itself needs some room
