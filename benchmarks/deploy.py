@@ -172,7 +172,7 @@ def measure(case: Case, progress: Progress) -> Found:
     return Found(races, 1 - after.intermediate_bytes / before.intermediate_bytes, equivalent)
 
 
-def figures(found: dict[str, Found]) -> dict[str, Any]:
+def figures(found: dict[str, Found], failed: dict[str, str]) -> dict[str, Any]:
     """The figures by name; worst case as the scalar, details under `cases`. Every model weighs the same."""
     races = [race for one in found.values() for race in one.races]
     at_one = [r.unoptimised_s / r.tuned_s for r in races if r.unoptimised_s]
@@ -186,7 +186,7 @@ def figures(found: dict[str, Found]) -> dict[str, Any]:
         "speedup_geomean_vs_best_single_engine": min(singles.values()),
         "memory_traffic_reduction": min(traffic, default=None),
         "speedup_vs_unoptimised": geomean(at_one),
-        "equivalence_ok": all(ok for one in found.values() for ok in one.equivalent.values()),
+        "equivalence_ok": not failed and all(ok for f in found.values() for ok in f.equivalent.values()),
         "speedup_vs_single_engine": singles,
         "cases": {
             "races": [asdict(r) | {"regret": r.regret} for r in races],
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Console(width=180).print(table(found), "! computes the wrong thing on this model, so it is no peer there")
     for name in missing():
         print(f"not measured: {name} is not installed ({INSTALL})", file=sys.stderr)
-    result = figures(found) | {
+    result = figures(found, failed) | {
         "models": sorted(found),
         "failed_models": failed,
         "missing_models": missing(),

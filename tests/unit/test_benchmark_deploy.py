@@ -27,7 +27,7 @@ def test_an_engine_that_refuses_or_is_wrong_is_granted_the_best_other():
 def test_the_scalars_are_worst_cases_and_every_model_weighs_the_same():
     a = found(race(tuned=1.0, onnxruntime=4.0, openvino=1.0, mnn=4.0, unoptimised=4.0))
     b = found(*[race(tuned=1.0, onnxruntime=1.0, openvino=2.0, mnn=4.0, unoptimised=1.0)] * 3, ok=False)
-    result = figures({"a": a, "b": b})
+    result = figures({"a": a, "b": b}, {})
     assert result["picker_regret"] == 1.0
     assert result["speedup_vs_single_engine"] == pytest.approx(
         {"onnxruntime": 2.0, "openvino": math.sqrt(2), "mnn": 4.0}
@@ -39,5 +39,11 @@ def test_the_scalars_are_worst_cases_and_every_model_weighs_the_same():
 def test_traffic_is_the_worst_of_the_three_named_models():
     one = race(onnxruntime=1.0, unoptimised=1.0)
     result = figures({"resnet50": found(one, traffic=0.5), "minilm_l6": found(one, traffic=0.4),
-                      "other": found(one, traffic=0.1)})  # fmt: skip
+                      "other": found(one, traffic=0.1)}, {})  # fmt: skip
     assert result["memory_traffic_reduction"] == 0.4
+
+
+def test_a_model_that_failed_is_not_equivalent():
+    one = {"a": found(race(onnxruntime=1.0, unoptimised=1.0))}
+    assert figures(one, {})["equivalence_ok"] is True
+    assert figures(one, {"b": "refused"})["equivalence_ok"] is False

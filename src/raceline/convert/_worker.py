@@ -9,12 +9,10 @@ object a line comes in, one goes out. Commands:
 - drop: id
 """
 
-import ctypes
 import gc
 import json
 import os
 import resource
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,11 +25,10 @@ import numpy as np
 from raceline import engines
 from raceline.core.clock import SystemClock
 from raceline.core.errors import RacelineError
+from raceline.core.process import die_with
 from raceline.ir import Candidate, Model
 from raceline.ir.bundle import Bundle
 from raceline.ir.inputs import make_inputs
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass
@@ -130,18 +127,6 @@ def _involuntary_switches() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def _die_with(parent: int) -> None:
-    """End at once when the parent does, however it ends.
-
-    Where the system cannot promise that, the closed pipe ends an idle worker.
-    """
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # it ended before that
-
-
 def _be_first_out_of_memory() -> None:
     """If memory runs out, let the kernel end this process and not the one that waits for it."""
     with suppress(OSError):
@@ -151,7 +136,7 @@ def _be_first_out_of_memory() -> None:
 def main(arguments: list[str]) -> None:
     """Serve the parent whose pipe ends and process number the command line names."""
     reading, writing, parent, *folders = arguments
-    _die_with(int(parent))
+    die_with(int(parent))
     _be_first_out_of_memory()
     engines.__path__.extend(folder for folder in folders if folder not in engines.__path__)
     with (

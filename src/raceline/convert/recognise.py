@@ -9,12 +9,13 @@ tanh form do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raceline.convert.elementwise import FUSED_ACTIVATIONS, computable, evaluate
+from raceline.convert.fused import fuse
 from raceline.convert.graph import Array, Match, Scope, constant, escape
 
 if TYPE_CHECKING:
@@ -23,6 +24,28 @@ if TYPE_CHECKING:
 LARGEST = 12  # nodes; the longest spelling seen, a tanh GELU by products, has nine
 TOLERANCE = 1e-4
 _GRID = np.linspace(-6.0, 6.0, 193)
+
+
+Pattern = Callable[["ir.Node", Scope], Match | None]
+Check = Callable[[Match, Scope], str]
+Rewrite = Callable[[Match, Scope], str]
+
+
+def recogniser(*names: str) -> tuple[Pattern, Check, Rewrite]:
+    """The three functions of a pass that fuses these activations."""
+
+    def pattern(node: ir.Node, scope: Scope) -> Match | None:
+        return find(node, scope, names)
+
+    def check(match: Match, scope: Scope) -> str:
+        return ""  # what was found is complete; values used elsewhere are the match's own obstacle
+
+    def rewrite(match: Match, scope: Scope) -> str:
+        name, x = match.values["name"], match.values["x"]
+        fuse(scope, match, name, {"x": x})
+        return f"together they compute {name} of {x.name!r}, which a kernel does in one sweep"
+
+    return pattern, check, rewrite
 
 
 def find(node: ir.Node, scope: Scope, names: Sequence[str]) -> Match | None:

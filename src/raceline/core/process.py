@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _gag = threading.RLock()
 
 
@@ -92,9 +93,6 @@ def _flush() -> None:
         if stream is not None:
             stream.flush()
     ctypes.CDLL(None).fflush(None)
-
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with(parent: int) -> None:

@@ -70,12 +70,7 @@ def comparison(result: Deployment) -> list[Row]:
     return [
         row("P99 latency", same, lambda s: s.shared.latency_s.get("p99"), format_seconds),
         row("P50 latency", same, lambda s: s.shared.latency_s.get("p50"), format_seconds),
-        row(
-            "P99.9 latency",
-            same,
-            lambda s: s.shared.latency_s.get("p99.9") if s.shared.requests >= 1000 else None,
-            format_seconds,
-        ),
+        row("P99.9 latency", same, _p999_s, format_seconds),
         row("CPU busy", same, lambda s: s.shared.cpu_utilisation, "{:.0%}".format),
         row("Requests/s", full, lambda s: s.saturated.requests_per_s, "{:.4g}".format),
         row("Resource efficiency", full, _efficiency, "{:.1%}".format),
