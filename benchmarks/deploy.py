@@ -34,8 +34,10 @@ TRAFFIC_MODELS = ("resnet50", "mobilenet_v2", "minilm_l6")
 BATCHES = (1, 8)
 THREADS = (1, 2)
 TUNE_S = 40.0
-RACE_S = 6.0
-MIN_ROUNDS = 7
+RACE_S = 8.0
+FIRST_ROUNDS = 5
+MIN_ROUNDS = 21
+CLOSE = 1.25  # times the fastest: who is slower than that after the first rounds is timed no further
 SEED = 0
 SLICE_S = 0.05  # of one runner in one round
 
@@ -116,25 +118,33 @@ def race(
 
 
 def interleaved(bench: Bench, runners: dict[Any, Candidate]) -> dict[Any, list[float]]:
-    """Seconds of many calls of each runner that works, in rounds of random order so that drift hits all."""
-    chance = random.Random(0)
-    calls: dict[Any, int] = {}
-    for name, candidate in runners.items():
+    """Seconds of many calls of each runner that works, in rounds of random order so that drift hits all.
+
+    Runners that are one candidate share its figures: where tuning chose a plain engine's own configuration,
+    timing it twice would only compare noise.
+    """
+    chance = random.Random(SEED)
+    calls: dict[Candidate, int] = {}
+    for candidate in dict.fromkeys(runners.values()):
         try:
             bench.load(candidate)
             once_s = min(bench.time(candidate, 3).times_s)
         except RacelineError as error:
-            print(f"  {name} cannot run it: {str(error)[:160]}", file=sys.stderr)
+            print(f"  {candidate} cannot run it: {str(error)[:160]}", file=sys.stderr)
             continue
-        calls[name] = max(1, min(200, round(SLICE_S / once_s)))
-    seconds: dict[Any, list[float]] = {name: [] for name in calls}
+        calls[candidate] = max(1, min(200, round(SLICE_S / once_s)))
+    seconds: dict[Candidate, list[float]] = {candidate: [] for candidate in calls}
+    racing = list(calls)
     began_s, rounds = time.perf_counter(), 0
     while rounds < MIN_ROUNDS or time.perf_counter() - began_s < RACE_S:
-        for name in chance.sample(list(calls), len(calls)):
-            timing = bench.time(runners[name], calls[name])
-            seconds[name].append(statistics.median(timing.times_s))
+        for candidate in chance.sample(racing, len(racing)):
+            timing = bench.time(candidate, calls[candidate])
+            seconds[candidate].append(statistics.median(timing.times_s))
         rounds += 1
-    return seconds
+        if rounds == FIRST_ROUNDS:
+            typical = {candidate: statistics.median(times) for candidate, times in seconds.items()}
+            racing = [c for c in racing if typical[c] <= CLOSE * min(typical.values())]
+    return {name: seconds[candidate] for name, candidate in runners.items() if candidate in seconds}
 
 
 @dataclass

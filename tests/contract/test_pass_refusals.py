@@ -38,6 +38,12 @@ CONV = {"w": (4, 4, 3, 3), "b": (4,)}
 NORM = {"scale": (4,), "offset": (4,), "mean": (4,), "variance": f32(1, 2, 3, 4)}
 GELU = {"r": f32(np.sqrt(2)), "one": f32(1), "half": f32(0.5)}
 
+CLASSES = np.arange(3).reshape(1, 3)
+ONE_HOT = (
+    "(int64[N,1] x, int64[1,3] classes, float[3,2] w) => (float[N,2] y) "
+    "{ e = Equal(x, classes) h = Cast<to = 1>(e) y = MatMul(h, w) }"
+)
+
 TRAPS = [
     Trap(
         "inline_functions", "no function but the fused ones", "(float[2] x) => (float[2] y) { y = Relu(x) }"
@@ -485,6 +491,108 @@ TRAPS = [
         "fuse_elementwise_chain",
         "too small to matter",
         "(float[4] x, float[4] z) => (float[4] y) { e = Exp(x) y = Mul(e, z) }",
+    ),
+    # widen_convolution
+    Trap(
+        "widen_convolution",
+        "a size only known at run time",
+        "(float[1,24,H,22] x, float[1,24,3,1] w) => (float[1,1,H,22] y) { y = Conv<pads = [1,0,1,0]>(x, w) }",
+        "only known at run time",
+        {"w": (1, 24, 3, 1)},
+    ),
+    Trap(
+        "widen_convolution",
+        "dilated",
+        "(float[1,24,16,22] x, float[1,24,5,5] w) => (float[1,1,8,14] y) "
+        "{ y = Conv<dilations = [2,2]>(x, w) }",
+        "is dilated",
+        {"w": (1, 24, 5, 5)},
+    ),
+    Trap(
+        "widen_convolution",
+        "padded at run time",
+        "(float[1,24,16,22] x, float[1,24,5,5] w) => (float[1,1,16,22] y) "
+        '{ y = Conv<auto_pad = "SAME_UPPER">(x, w) }',
+        "padding",
+        {"w": (1, 24, 5, 5)},
+    ),
+    Trap(
+        "widen_convolution",
+        "a bias from outside",
+        "(float[1,24,16,22] x, float[1,24,5,5] w, float[1] b) => (float[1,1,12,18] y) { y = Conv(x, w, b) }",
+        "the bias",
+        {"w": (1, 24, 5, 5)},
+    ),
+    Trap(
+        "widen_convolution",
+        "so few products that moving the results costs more",
+        "(float[1,2,16,22] x, float[1,2,1,1] w) => (float[1,1,16,22] y) { y = Conv(x, w) }",
+        weights={"w": (1, 2, 1, 1)},
+    ),
+    Trap(
+        "widen_convolution",
+        "channels enough",
+        "(float[1,24,16,22] x, float[16,24,5,5] w) => (float[1,16,12,18] y) { y = Conv(x, w) }",
+        weights={"w": (16, 24, 5, 5)},
+    ),
+    # fold_one_hot
+    Trap(
+        "fold_one_hot",
+        "infinity times zero is NaN",
+        ONE_HOT,
+        "NaN or infinity",
+        {"classes": CLASSES, "w": f32(*[[np.inf, 1.0]] * 3)},
+    ),
+    Trap(
+        "fold_one_hot",
+        "a matrix from outside",
+        ONE_HOT,
+        "is not constant",
+        {"classes": CLASSES},
+    ),
+    Trap(
+        "fold_one_hot",
+        "classes out of order",
+        ONE_HOT,
+        weights={"classes": CLASSES[:, ::-1].copy(), "w": (3, 2)},
+    ),
+    # fold_table
+    Trap(
+        "fold_table",
+        "rows treated in different ways",
+        "(bool[4,3] x, float[2,5] t, float[4,1,1] b) => (float[4,3,5] y) { i = Cast<to = 7>(x) "
+        "r = Gather(t, i) y = Add(r, b) }",
+        "differs from row to row",
+        {"t": (2, 5), "b": (4, 1, 1)},
+    ),
+    Trap(
+        "fold_table",
+        "a table shared with another layer",
+        "(bool[4] x, float[2,5] t, float[4,2] z) => (float[4,5] y, float[4,5] u) { i = Cast<to = 7>(x) "
+        "r = Gather(t, i) y = Tanh(r) u = MatMul(z, t) }",
+        "is used elsewhere too",
+        {"t": (2, 5)},
+    ),
+    # hoist_transpose
+    Trap(
+        "hoist_transpose",
+        "more than the stacked axis moves",
+        "(float[N,4,6,1] a, float[N,4,6,1] b) => (float[N,2,6,4] y) { s = Concat<axis = -1>(a, b) "
+        "y = Transpose<perm = [0,3,2,1]>(s) }",
+        "moves more than the axis",
+    ),
+    Trap(
+        "hoist_transpose",
+        "the stack is needed as it is",
+        "(float[N,4,6,1] a, float[N,4,6,1] b) => (float[N,2,4,6] y, float[N,4,6,2] z) { "
+        "s = Concat<axis = -1>(a, b) y = Transpose<perm = [0,3,1,2]>(s) z = Relu(s) }",
+        "is used elsewhere too",
+    ),
+    Trap(
+        "hoist_transpose",
+        "parts wider than one",
+        "(float[N,4,6,2] a, float[N,4,6,1] b) => (float[N,3,4,6] y) { s = Concat<axis = -1>(a, b) "
+        "y = Transpose<perm = [0,3,1,2]>(s) }",
     ),
 ]
 

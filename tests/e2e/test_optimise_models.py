@@ -16,7 +16,7 @@ CARRIED = [carried.name for carried in models.CARRIED]
 TRAFFIC_LEFT = {
     "nudenet": 480,
     "magika": 285,
-    "basic_pitch": 770,
+    "basic_pitch": 790,  # its widened convolutions move their results once more, and take half the time
     "ppocr_det": 230,
     "ppocr_rec": 130,
     "ppocr_cls": 260,
@@ -95,11 +95,13 @@ def test_other_engines_take_what_they_took_before(name, engine):
 
 @pytest.mark.parametrize("name", CARRIED)
 def test_a_pretrained_model_moves_less(name):
-    case, source, result, _ = carried(name)
+    case, source, result, report = carried(name)
     sizes = sizes_of(case, source)
     before, after = cost(source, sizes), cost(result, sizes)
+    widened = any(isinstance(item, Rewrite) and item.pass_name == "widen_convolution" for item in report)
     assert after.intermediate_bytes * 1000 <= TRAFFIC_LEFT[name] * before.intermediate_bytes
-    assert after.flops <= before.flops
+    assert widened or after.flops <= before.flops
+    assert widened == (name == "basic_pitch")
     assert len(after.rows) < len(before.rows)
 
 

@@ -90,7 +90,7 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
     with tempfile.TemporaryDirectory(prefix="raceline-") as scratch:
         untouched = Path(scratch, name)
         translator.export(source, untouched)
-        comparison = _Comparison(plan, source, shapes, _machine(translator.platform, after), stages)
+        comparison = _Comparison(plan, source, shapes, _machine(translator.platform, before, after), stages)
         ways = comparison.run(untouched, plan.out / name)
     result = Deployment(
         name=name,
@@ -187,10 +187,14 @@ def _cases(model: Model, sizes: dict[str, int]) -> list[dict[str, int]]:
     return [*cases, larger]
 
 
-def _machine(platform: PlatformProfile, of_item: Cost) -> Machine | None:
-    """What efficiency is measured against; None where the machine's peak is unknown."""
+def _machine(platform: PlatformProfile, *graphs: Cost) -> Machine | None:
+    """What efficiency is measured against; None where the machine's peak is unknown.
+
+    The work of an item is that of the graph which does it with less: what passes add to fill the vector
+    registers, or take away, is not efficiency.
+    """
     peak = platform.peak_ops_per_s("fp32")
-    return Machine(of_item.flops, peak) if peak else None
+    return Machine(min(graph.flops for graph in graphs), peak) if peak else None
 
 
 @dataclass

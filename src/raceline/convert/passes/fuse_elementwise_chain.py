@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 description = "Fuse element-wise nodes whose values only each other need"
 after: tuple[str, ...] = (
+    "fold_table",
     "fuse_attention",
     "fuse_conv_activation",
     "fuse_gemm_activation",

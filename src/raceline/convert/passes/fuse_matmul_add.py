@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 description = "Fuse MatMul by weights with the bias, activation and residual that follow"
-after: tuple[str, ...] = ("fuse_attention", "fuse_gelu", "fuse_hard_swish", "fuse_layer_norm", "fuse_silu")
+after: tuple[str, ...] = (
+    "fold_one_hot",
+    "fuse_attention",
+    "fuse_gelu",
+    "fuse_hard_swish",
+    "fuse_layer_norm",
+    "fuse_silu",
+)
 tolerance = 0.0
 
 
