@@ -159,6 +159,8 @@ def _open(model: Model, settings: Any) -> tuple[Any, list[Any]]:
             value.const_value = onnx_ir.ExternalTensor(
                 _NOWHERE, 0, tensor.nbytes, tensor.dtype, shape=shape, name=value.name or ""
             )
+        elif isinstance(tensor, onnx_ir.ExternalTensor):  # the runtime does not know its folder
+            value.const_value = onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
     settings.add_external_initializers(list(held), list(held.values()))
     data = onnx_ir.serde.serialize_model(program).SerializeToString()
     session = _runtime().InferenceSession(data, settings, providers=["CPUExecutionProvider"])

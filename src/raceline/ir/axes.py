@@ -183,6 +183,21 @@ def _refuse_other_types(values: Sequence[ir.Value]) -> None:
             ", ".join(other),
             "Export the model again with tensors there; for scikit-learn converters, with zipmap=False.",
         )
+    packed = [f"{v.name!r} is {v.dtype.name}" for v in typed if v.dtype is not None and _is_packed(v.dtype)]
+    if packed:
+        raise BadModelError(
+            "engines pass int4, float8 and the like only as weights, not in and out of a model",
+            ", ".join(packed),
+            "Cast them inside the model.",
+        )
+
+
+def _is_packed(dtype: ir.DataType) -> bool:
+    """Whether it is one of the types that exist for weights only: int4, float8 and the like."""
+    import onnx_ir as ir
+
+    plain = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.BOOL, ir.DataType.STRING}
+    return dtype not in {*plain, ir.DataType.UNDEFINED} and dtype.bitwidth <= 8
 
 
 def _no_rank(kind: str, name: str) -> BadModelError:

@@ -17,7 +17,7 @@ class Limits:
     Attributes:
         max_model_bytes: graph and weights together, and also any tensor computed while checking; by default
             80 % of the memory available now.
-        max_nodes: nodes of all graphs and functions together.
+        max_nodes: nodes of all graphs and functions together, and of the graph once its functions are expanded.
         max_name_chars: characters of any name in the model.
         max_rank: axes of any tensor.
         allow_nan: accept weights that hold NaN; they are then recorded in the provenance.

@@ -118,6 +118,7 @@ def check_proto(proto: onnx.ModelProto, source: str, limits: Limits, file_size: 
     problems += structure.problems(proto)
     if problems:
         raise BadModelError(f"{source} is broken", summary(problems), "Export the model again.")
+    _check_nodes(structure.expanded_count(proto), "nodes once its functions are expanded", source, limits)
     unknown = structure.unsupported(proto)
     if unknown:
         raise UnsupportedOperatorError(
@@ -205,9 +206,7 @@ def _check_counts(proto: onnx.ModelProto, source: str, limits: Limits) -> None:
     """Refuse more nodes or longer names than the limits allow, and text that is no text."""
     bodies = (proto.graph.node, *(function.node for function in proto.functions))
     num_nodes = sum(1 for nodes in bodies for _ in structure.all_nodes(nodes))
-    if num_nodes > limits.max_nodes:
-        why = f"{num_nodes} nodes, more than the limit of {limits.max_nodes}"
-        raise BadModelError(f"{source} is too large", why, "Raise max_nodes if you trust the file.")
+    _check_nodes(num_nodes, "nodes", source, limits)
     for message in _messages(proto):
         for name, text in _texts(message):
             if isinstance(text, bytes):  # what protobuf gives where the bytes are no UTF-8
@@ -216,6 +215,12 @@ def _check_counts(proto: onnx.ModelProto, source: str, limits: Limits) -> None:
                 raise BadModelError(
                     f"{source} is broken", f"a {name} of {len(text)} characters: {text[:60]}..."
                 )
+
+
+def _check_nodes(count: int, what: str, source: str, limits: Limits) -> None:
+    if count > limits.max_nodes:
+        why = f"{count} {what}, more than the limit of {limits.max_nodes}"
+        raise BadModelError(f"{source} is too large", why, "Raise max_nodes if you trust the file.")
 
 
 def _messages(message: Any) -> Iterator[Any]:

@@ -214,5 +214,19 @@ def _recursion(proto: onnx.ModelProto) -> list[str]:
     return []
 
 
+def expanded_count(proto: onnx.ModelProto) -> int:
+    """How many nodes there are once every call is replaced by its function's body; no circle among these."""
+    functions = {_function_key(function): function for function in proto.functions}
+    counts: dict[Key, int] = {}
+
+    def count(nodes: Sequence[Node]) -> int:
+        return sum(counts.get(key(node), 1) for node in all_nodes(nodes))
+
+    calls = {k: {key(n) for n in all_nodes(f.node)} & functions.keys() for k, f in functions.items()}
+    for name in graphlib.TopologicalSorter(calls).static_order():  # a function after those it calls
+        counts[name] = count(functions[name].node)
+    return count(proto.graph.node)
+
+
 def _repeated(names: Any, kind: str) -> list[str]:
     return [f"{kind} {name!r} is declared {n} times" for name, n in Counter(names).items() if n > 1]

@@ -7,9 +7,11 @@ converted on the way; the opset stays as it is.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import mmap
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +76,7 @@ def read(path: Path, *, limits: Limits | None = None) -> Model:
     files = load.ExternalFiles(path.parent)
     load.check_proto(proto, path.name, limits, files.size_bytes)
     program = load.build(proto, path.name, path.parent.resolve())
-    steps += _settle_inputs(program)
+    steps += _settle_inputs(program) + _settle_outputs(program) + _settle_names(program)
     provenance = Provenance(
         source=path.name,
         source_format="onnx",
@@ -193,6 +195,44 @@ def _settle_inputs(program: ir.Model) -> list[str]:
         return []
     names = ", ".join(str(value.name) for value in defaults[:5])
     return [f"Fixed {len(defaults)} inputs at their default values ({names})."]
+
+
+def _settle_outputs(program: ir.Model) -> list[str]:
+    """Let a node compute every output that is a weight, as engines expect; the weight takes another name."""
+    import onnx_ir as ir
+
+    graph = program.graph
+    taken = {value.name for node in graph.all_nodes() for value in node.outputs} | set(graph.initializers)
+    steps = []
+    for place, weight in enumerate(graph.outputs):
+        name = str(weight.name)
+        if name not in graph.initializers:
+            continue
+        del graph.initializers[name]
+        numbers = itertools.count(2)
+        weight.name = f"{name}_weight"
+        while weight.name in taken:
+            weight.name = f"{name}_weight_{next(numbers)}"
+        taken.add(weight.name)
+        graph.register_initializer(weight)
+        output = ir.Value(name=name, type=weight.type, shape=weight.shape)
+        graph.append(ir.node("Identity", [weight], outputs=[output], name=f"{name}_copy"))
+        graph.outputs[place] = output
+        steps.append(f"Output {name!r} is a weight; a node copies it.")
+    return steps
+
+
+def _settle_names(program: ir.Model) -> list[str]:
+    """Give nodes that share a name one each: some engines refuse them."""
+    names = Counter(node.name for node in program.graph.all_nodes() if node.name)
+    shared = {name for name, count in names.items() if count > 1}
+    for node in program.graph.all_nodes():
+        if node.name in shared:
+            hint, numbers = node.name, itertools.count(1)
+            while names[node.name]:
+                node.name = f"{hint}_{next(numbers)}"
+            names[node.name] = 1
+    return [f"Renamed the nodes that shared a name ({', '.join(sorted(shared)[:5])})."] if shared else []
 
 
 def _infinities(program: ir.Model) -> list[str]:
