@@ -249,3 +249,12 @@ def test_an_empty_graph_is_left_alone():
     value = ir.val("x", ir.DataType.FLOAT, (2,))
     program = ir.Model(ir.Graph([value], [value], nodes=[], opset_imports={"": 17}, name="g"), ir_version=8)
     assert optimise(Model(program, signature_of(program)))[1] == []
+
+
+def test_a_chain_of_hundreds_settles():
+    lines = "".join(f"a{i + 1} = Relu(a{i}) " for i in range(500))
+    model = model_from_text(
+        f'<ir_version: 8, opset_import: ["": 17]> main (float[N, 4] a0) => (float[N, 4] a500) {{ {lines} }}'
+    )
+    result, _ = optimise(model)
+    assert len(list(result.program.graph)) == -(-500 // 16)

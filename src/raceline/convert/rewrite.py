@@ -12,6 +12,7 @@ and either three functions that look at one node at a time,
 - `pattern(node, scope) -> Match | None`: what ends in this node and might be rewritten;
 - `check(match, scope) -> str`: a sentence why not; empty where it may be;
 - `rewrite(match, scope) -> str`: do it, and say why it helps;
+- optionally `backwards = True`: look at the nodes from the last to the first;
 
 or one that looks at the whole program,
 
@@ -239,7 +240,8 @@ class _Run:
 
 def _sweep(name: str, author: Any, scope: Scope) -> Iterator[Rewrite | Refusal]:
     """Offer every node of one graph to a pass, once."""
-    for node in tuple(scope.graph):
+    order = reversed if getattr(author, "backwards", False) else tuple
+    for node in order(tuple(scope.graph)):
         if node.graph is not scope.graph:
             continue  # an earlier rewrite took it out
         match: Match | None = author.pattern(node, scope)

@@ -25,6 +25,7 @@ after: tuple[str, ...] = (
     "remove_dead_code",
 )
 tolerance = 0.0
+backwards = True  # groups grow from their last node; what is left before one is the next to look at
 
 MOST_NODES = 16
 SMALL = 1024  # elements; below, a call costs more than the memory it saves
