@@ -57,6 +57,22 @@ def test_small_external_weights_reach_every_engine(tmp_path, name):
     np.testing.assert_allclose(session.run(x)["y"], run_reference(got, x)["y"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [4, 1000])
+@pytest.mark.parametrize("name", engines.names())
+def test_weights_that_nothing_reads_do_no_harm(tmp_path, name, size):
+    unread = numpy_helper.from_array(np.ones(size, np.float32), "unread")
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    got = m.read(model(nodes, [value("x", ["N", 4])], [value("y", ["N", 4])], [unread]), tmp_path)
+    x = {"x": np.ones((2, 4), np.float32)}
+    for options in (
+        engines.Options(),
+        engines.Options(shapes={"x": (2, 4)}),
+        engines.Options(optimise=False),
+    ):
+        session = engines.load(name).load(got, options)
+        np.testing.assert_allclose(session.run(x)["y"], x["x"])
+
+
 @pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.FLOAT8E4M3FN])
 def test_types_that_are_for_weights_only_are_refused_at_the_edge(tmp_path, kind):
     scale = numpy_helper.from_array(np.array(0.1, np.float32), "s")

@@ -152,8 +152,10 @@ def _open(model: Model, settings: Any) -> tuple[Any, list[Any]]:
     program = inlined(model.program)
     program.ir_version = min(program.ir_version, IR_VERSION_CAP)
     held = {}
-    for value, tensor in weights.initializers(program):
-        if value.graph is program.graph and _can_be_held(tensor):
+    for value, tensor in list(weights.initializers(program)):
+        if not value.uses() and not value.is_graph_output() and value.graph is not None:
+            del value.graph.initializers[str(value.name)]  # the runtime drops it, and then misses it
+        elif value.graph is program.graph and _can_be_held(tensor):
             held[value.name] = _runtime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
             shape = onnx_ir.Shape(tensor.shape.numpy())
             value.const_value = onnx_ir.ExternalTensor(
