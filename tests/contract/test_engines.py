@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from raceline import engines
 from raceline.convert import differences
+from raceline.convert.example import model_from_text
 from raceline.convert.readers import onnx as reader
 from raceline.core.errors import (
     BadModelError,
@@ -437,3 +438,26 @@ def real():
         return known[case.name]
 
     return {case.name: lambda case=case: make(case) for case in real_models()}
+
+
+def test_onnx_runtime_falls_back_on_open_shapes(tmp_path, monkeypatch):
+    """Fixed shapes may be refused for a branch that is never taken; large weights are handed over again then."""
+    engine = engines.load("onnxruntime")
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    model = model_from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        main (float[N, 64] x, float[64, 64] w) => (float[N, 64] y) { y = MatMul(x, w) }""",
+        w=weight,
+    )
+
+    def wrongly_fixed(model, options):
+        import onnx_ir
+
+        fixed = model.clone()
+        fixed.program.graph.inputs[0].shape = onnx_ir.Shape((2, 63))
+        return fixed
+
+    monkeypatch.setattr(engine, "_fixed", wrongly_fixed)
+    session = engine.load(model, Options(shapes={"x": (2, 64)}))
+    x = np.ones((2, 64), np.float32)
+    np.testing.assert_allclose(session.run({"x": x})["y"], x @ weight, rtol=1e-4)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from raceline import engines
+from raceline.core.errors import BackendLostError
 from raceline.ir import Bundle
+from raceline.loop import Plan, deploy
+from raceline.serve import evaluate
 
 
 def run(*arguments, cache=None, **environment):
@@ -96,6 +101,7 @@ def refused(done, *words):
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr, done.stderr
+    return done
 
 
 def test_a_truncated_file(model, tmp_path):
@@ -226,7 +232,7 @@ def test_a_second_deploy_replaces_the_first_and_a_failed_one_leaves_it(model, tm
     assert set(Bundle.open(out / "small").attachments) == {"report.html"}
 
 
-def test_a_terminated_deploy_leaves_no_process_and_no_bundle(model, tmp_path):
+def test_a_terminated_deploy_leaves_no_process_and_no_half_bundle(model, tmp_path):
     command = [sys.executable, "-m", "raceline", "deploy", str(model), "--out", str(tmp_path / "out"),
                "--once", "--budget", "60", "--seconds", "60"]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -241,9 +247,51 @@ def test_a_terminated_deploy_leaves_no_process_and_no_bundle(model, tmp_path):
         assert children
         process.terminate()
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["small"]
+    assert Bundle.open(tmp_path / "out" / "small").profile is not None  # proven; only the report is missing
     while (left := [pid for pid in children if _runs(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
+
+
+@pytest.mark.parametrize("before", [0, 1, 3], ids=["at once", "between loads", "in the last load"])
+def test_a_server_that_dies_while_it_is_measured_is_no_success(model, tmp_path, monkeypatch, before):
+    """Answers that never came must not leave a good P99 of the others."""
+    loads = []
+
+    def killing(*arguments, server_pid, **more):
+        loads.append(server_pid)
+        if len(loads) <= before:
+            return evaluate(*arguments, server_pid=server_pid, **more)
+        threading.Timer(0.0 if before == 0 else 1.3, os.kill, (server_pid, signal.SIGKILL)).start()
+        return evaluate(*arguments, server_pid=server_pid, **more)
+
+    monkeypatch.setitem(deploy.__globals__, "evaluate", killing)
+    with pytest.raises(BackendLostError, match="the server died while it was measured"):
+        deploy(Plan(model, tmp_path / "out", budget_s=1, load_s=1.0))
+
+
+def test_a_model_that_onnx_runtime_refuses_is_compared_on_another_engine(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(deploy.__globals__, "_PLAIN_ENGINE", "absent")
+    result = deploy(Plan(model, tmp_path / "out", budget_s=1, load_s=0.5))
+    assert result.before.setup.split()[0] in engines.names()
+
+
+@pytest.mark.parametrize("taken", [{"out/small/notes.txt": "mine"}, {"out": "a file"}])
+def test_a_place_that_cannot_be_written_is_refused_at_once(model, tmp_path, taken):
+    for name, text in taken.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = refused(run("deploy", model, "--out", tmp_path / "out", "--once"), "out")
+    assert "optimise" not in done.stderr
+
+
+def test_durations_nobody_can_mean_are_refused_at_once(model, tmp_path):
+    for seconds in ("4000", "inf"):
+        done = refused(
+            run("deploy", model, "--out", tmp_path / "out", "--once", "--seconds", seconds), "load"
+        )
+        assert "optimise" not in done.stderr
 
 
 def _runs(pid):

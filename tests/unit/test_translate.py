@@ -71,5 +71,6 @@ def test_a_platform_is_named_loaded_or_given(tmp_path):
     stated.save(tmp_path / "box.json")
     assert IRTranslator(platform_profile=tmp_path / "box.json").platform == stated
     assert IRTranslator(platform_profile=stated).platform is stated
-    with pytest.raises(ConfigError, match="cannot read"):
-        _ = IRTranslator(platform_profile=tmp_path / "absent.json").platform
+    for absent in (tmp_path / "absent.json", "nonsense-machine"):
+        with pytest.raises(ConfigError, match="cannot read"):
+            IRTranslator(platform_profile=absent)

@@ -18,6 +18,7 @@ from raceline.convert.tune import tune
 from raceline.core.clock import ManualClock
 from raceline.core.errors import BackendLostError, BadModelError, ConfigError, NotReadyError, UnknownNameError
 from raceline.ir import Candidate, Values, make_inputs, with_batch_axis
+from raceline.ir.platform import stated_platform, stated_platforms
 from raceline.ir.reference import Reference
 
 
@@ -340,7 +341,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(model, tmp_path, caplog):
 def test_engines_that_crash_lie_or_refuse_do_not_stop_the_others(model):
     names = ["honest", "lying", "crashing", "refusing", "moody"]
     profile = tune(model, model, MACHINE, shapes=SHAPES, batches=(1,), threads=(1, 2), engine_names=names,
-                   budget_s=1.0, cache=False)  # fmt: skip
+                   budget_s=1.0, cache=False, open_bench=Bench)  # fmt: skip
     why = {m.candidate.engine: m.failure for m in profile.measurements if m.failure}
     assert {m.candidate.engine for m in profile.usable()} == {"honest", "moody"}
     assert {m.candidate.threads for m in profile.usable() if m.candidate.engine == "moody"} == {1}
@@ -350,7 +351,7 @@ def test_engines_that_crash_lie_or_refuse_do_not_stop_the_others(model):
 
 def test_a_real_engine_is_tuned_end_to_end(model):
     profile = tune(model, model, MACHINE, shapes=SHAPES, batches=(1, 4), threads=(1,), budget_s=3.0,
-                   engine_names=["onnxruntime"])  # fmt: skip
+                   engine_names=["onnxruntime"], open_bench=Bench)  # fmt: skip
     for batch in (1, 4):
         best = profile.best(batch=batch)
         assert 0 < best.latency_s < 1 and best.latency_p99_s >= best.latency_s * 0.5
@@ -365,3 +366,9 @@ def test_disturbed_calls_do_not_count():
 
 def test_the_signature_is_what_batches_go_by(model):
     assert with_batch_axis(model, "batch").signature.batch_axis == "batch"
+
+
+@pytest.mark.parametrize("name", stated_platforms())
+def test_another_machine_is_not_measured_here(model, name):
+    with pytest.raises(ConfigError, match="cannot be measured here.*platform_profile=None"):
+        tune(model, model, stated_platform(name), shapes=SHAPES)

@@ -260,7 +260,8 @@ class Bench:
     def _ask(self, candidate: Candidate, command: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         key = candidate.engine
         if key not in self._workers:
-            self._workers[key] = Worker()
+            # What a worker that is killed leaves of its temporary files goes with the folder.
+            self._workers[key] = Worker({"TMPDIR": self._folder.name} if self._folder else None)
         try:
             return self._workers[key].ask(command, timeout_s)
         except BackendLostError:

@@ -1,5 +1,6 @@
 """Settle what a model leaves open: sizes of dynamic axes, values of scalar inputs, the batch axis."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -8,6 +9,7 @@ from raceline.core.errors import RacelineError, ShapeError
 from raceline.engines import Options, load
 from raceline.ir import Model, Shapes, Values, prove_batch_axis, suggest_sizes, with_batch_axis
 
+_logger = logging.getLogger(__name__)
 _QUICK_ENGINE = "onnxruntime"  # the proof compares an engine with itself, so a fast one serves
 
 
@@ -40,6 +42,13 @@ def settle(
             batch_axis = prove_batch_axis(model, sizes, run=session.run)
     model = with_batch_axis(model, batch_axis)
     if batch_axis:
+        if sizes.get(batch_axis, 1) != 1 and shapes:
+            _logger.warning(
+                "%s: axis %r is the batch; its size of %d is not used",
+                model.name,
+                batch_axis,
+                sizes[batch_axis],
+            )
         sizes = {axis: size for axis, size in sizes.items() if axis in model.signature.dynamic_axes}
         sizes[batch_axis] = 1
     return model, sizes

@@ -52,6 +52,7 @@ class IRTranslator:
 
         Raises:
             UnknownNameError: there is no such format or IR; the message lists those there are.
+            ConfigError: the platform is neither the name of a profile nor the path of one.
         """
         known = plugins.names(folder)
         if input_format is not None and input_format not in known:
@@ -62,25 +63,15 @@ class IRTranslator:
         self.output_ir = output_ir
         self.rewrites: list[Rewrite] = []
         self.refusals: list[Refusal] = []
-        self._platform = platform_profile
+        self._platform = None if platform_profile is None else _platform_of(platform_profile)
 
     @property
     def platform(self) -> PlatformProfile:
-        """The machine the model is for; this one is measured at first use.
-
-        Raises:
-            ConfigError: the file at the given path is no profile.
-        """
-        from raceline.ir.platform import PlatformProfile, stated_platform, stated_platforms
+        """The machine the model is for; this one is measured at first use."""
         from raceline.ir.probe import this_machine
 
         if self._platform is None:
             self._platform = this_machine()
-        if not isinstance(self._platform, PlatformProfile):
-            named = str(self._platform) in stated_platforms()
-            self._platform = (
-                stated_platform(str(self._platform)) if named else PlatformProfile.load(self._platform)
-            )
         return self._platform
 
     def parse(self, source: str | Path, **options: Any) -> Model:
@@ -139,6 +130,16 @@ class IRTranslator:
         return Bundle.write(Path(path), model, profile=profile, equivalence=equivalence)
 
 
+def _platform_of(profile: PlatformProfile | str | Path) -> PlatformProfile:
+    """The profile itself, one that ships with Raceline, or one in a file."""
+    from raceline.ir.platform import PlatformProfile, stated_platform, stated_platforms
+
+    if isinstance(profile, PlatformProfile):
+        return profile
+    named = str(profile) in stated_platforms()
+    return stated_platform(str(profile)) if named else PlatformProfile.load(profile)
+
+
 def recognise(path: Path) -> str:
     """The name of the reader for a file.
 
@@ -152,5 +153,5 @@ def recognise(path: Path) -> str:
     raise BadModelError(
         f"{path.name} is no model that Raceline can read",
         f"readers looked for: {', '.join(known)}",
-        "Give the format by name if the file is unusual.",
+        "Name the model file itself. IRTranslator(input_format=...) takes a format by name.",
     )

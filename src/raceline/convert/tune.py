@@ -26,6 +26,7 @@ from raceline.ir import (
     Shapes,
     structural_sha256,
 )
+from raceline.ir.probe import describe
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def tune(
     progress: Progress | None = None,
     cache: bool = True,
     clock: Clock | None = None,
-    open_bench: OpenBench = Bench,
+    open_bench: OpenBench | None = None,
     seed: int = 0,
 ) -> Profile:
     """Measure candidates and return the profile; its `best` is the choice.
@@ -73,14 +74,18 @@ def tune(
         cache: look for an earlier profile of the same models, inputs, machine and engines, and keep this one,
             unless memory or time was short for a candidate that may do better on another day.
         clock: for the budget.
-        open_bench: where candidates are measured.
+        open_bench: where candidates are measured; None: on this machine, which must be the platform.
         seed: of inputs and of the order within rounds.
 
     Raises:
         UnknownNameError, MissingDependencyError: an engine named is not there.
         BadModelError: no engine runs the model rightly; every reason is in the message.
-        ConfigError: a batch or number of threads is below 1, or there is none.
+        ConfigError: a batch or number of threads is below 1, or there is none; or the platform is another
+            machine, of which nothing can be measured here.
     """
+    if open_bench is None:
+        _refuse_elsewhere(platform)
+        open_bench = Bench
     plan = _plan(source, platform, batches, threads, engine_names)
     key = _cache_key(source, model, platform, shapes, plan, budget_s)
     known = _recalled(key) if cache else None
@@ -111,6 +116,16 @@ def tune(
     elif cache:
         store(key, json.dumps({"method": METHOD, "profile": profile.to_json()}))
     return profile
+
+
+def _refuse_elsewhere(platform: PlatformProfile) -> None:
+    here = describe()
+    if platform.key != here.key:
+        raise ConfigError(
+            f"{platform.name} cannot be measured here",
+            f"this machine is {here.name}",
+            "Tune on that machine, or for this one with platform_profile=None.",
+        )
 
 
 def _unless_condemned(row: Measurement, condemned: Mapping[Graph, str]) -> Measurement:

@@ -122,13 +122,12 @@ def _settings(options: Options) -> Any:
 
 def _open_fixed(model: Model, options: Options) -> tuple[Any, list[Any]]:
     """A session for the shapes that were promised, or for any where none were."""
-    settings = _settings(options)
     if options.shapes:
         # Inference with fixed shapes also visits branches that are never taken with them, and fails there.
         with contextlib.suppress(BadModelError), _errors_explained(model):
-            return _open(_fixed(model, options), settings)
+            return _open(_fixed(model, options), _settings(options))
     with _errors_explained(model):
-        return _open(model, settings)
+        return _open(model, _settings(options))  # new ones: the others hold the weights already
 
 
 def _fixed(model: Model, options: Options) -> Model:
@@ -194,7 +193,7 @@ def _errors_explained(model: Model | None) -> Iterator[None]:
     # InvalidArgument is the only one that a caller's tensors can cause.
     refused = (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.NotImplemented,
                states.RuntimeException, states.EPFail, states.NoSuchFile, states.NoModel,
-               states.NotFound, states.EngineError)  # fmt: skip
+               states.NotFound, states.EngineError, RuntimeError)  # fmt: skip
     try:
         yield
     except states.InvalidArgument as error:

@@ -109,7 +109,7 @@ class Bundle:
                     f"an attachment cannot be called {name!r}", "the bundle itself uses that name"
                 )
         folder = folder.resolve()
-        _refuse_to_replace_others(folder)
+        refuse_to_replace_others(folder)
         needed = weights.total_bytes(model.program) + sum(map(len, extra.values())) + _OVERHEAD_BYTES
         with store.replacing(folder, needed) as fresh:
             files = _write_model(fresh, model)
@@ -173,7 +173,7 @@ def _write_file(path: Path, content: bytes) -> FileEntry:
     return FileEntry(hashlib.sha256(content).hexdigest(), len(content))
 
 
-def _refuse_to_replace_others(folder: Path) -> None:
+def refuse_to_replace_others(folder: Path) -> None:
     """Refuse a folder that holds anything but a bundle: replacing it would lose that.
 
     Raises:

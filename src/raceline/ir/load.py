@@ -395,5 +395,5 @@ def _too_large(source: str, size_bytes: int, limits: Limits) -> BadModelError:
     return BadModelError(
         f"{source} is too large",
         f"{format_bytes(size_bytes)}, more than the limit of {format_bytes(limits.max_model_bytes)}",
-        "Use a machine with more memory, or raise max_model_bytes.",
+        "Use a machine with more memory, or raise the limit (max_model_bytes, --memory-limit).",
     )

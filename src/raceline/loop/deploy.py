@@ -31,6 +31,7 @@ from raceline.ir import (
     run_reference,
     structural_sha256,
 )
+from raceline.ir.bundle import refuse_to_replace_others
 from raceline.loop.deployment import Deployment, Plan, Served
 from raceline.loop.report import page_of
 from raceline.serve import Evaluation, Load, Machine, Settings, choose, cores_here, evaluate, open_session
@@ -38,6 +39,7 @@ from raceline.serve import Evaluation, Load, Machine, Settings, choose, cores_he
 _SHARED_LOAD = 0.7  # of what the untouched model can take: both sides then meet the same open load
 _CONCURRENCY = 16
 _START_LIMIT_S = 180.0
+_PLAIN_ENGINE = "onnxruntime"
 
 
 class _Stages:
@@ -67,6 +69,7 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
     """
     name = bundle_name(plan.name or plan.model.stem)
     _check_writable(plan.out)
+    refuse_to_replace_others(plan.out / name)
     stages = _Stages(progress or Silent())
     translator = IRTranslator()
     with stages("read"):
@@ -90,7 +93,8 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
     with tempfile.TemporaryDirectory(prefix="raceline-") as scratch:
         untouched = Path(scratch, name)
         translator.export(source, untouched)
-        comparison = _Comparison(plan, source, shapes, _machine(translator.platform, before, after), stages)
+        machine_load = _machine(translator.platform, before, after)
+        comparison = _Comparison(plan, source, shapes, machine_load, _plain_engine(profile), stages)
         ways = comparison.run(untouched, plan.out / name)
     result = Deployment(
         name=name,
@@ -134,8 +138,13 @@ def _check_writable(folder: Path) -> None:
         raise ConfigError(
             f"nothing can be written to {folder}", f"{existing} is a file", "Give another --out."
         )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"nothing can be written to {folder}", "permission denied", "Give another --out.")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"nothing can be written to {folder}", error.strerror or str(error), "Give another --out."
+        ) from error
 
 
 def _read(translator: IRTranslator, plan: Plan) -> tuple[Model, dict[str, int]]:
@@ -187,6 +196,15 @@ def _cases(model: Model, sizes: dict[str, int]) -> list[dict[str, int]]:
     return [*cases, larger]
 
 
+def _plain_engine(profile: Profile) -> str:
+    """The engine of the untouched model: ONNX Runtime, as most people have it, if it runs that graph rightly."""
+    rows = [row for row in profile.measurements if not row.failure]
+    variants = {row.candidate.variant for row in profile.measurements}
+    as_read = "source" if "source" in variants else "optimised"  # no pass changed anything
+    able = [row.candidate.engine for row in rows if row.candidate.variant == as_read]
+    return _PLAIN_ENGINE if _PLAIN_ENGINE in able or not able else able[0]
+
+
 def _machine(platform: PlatformProfile, *graphs: Cost) -> Machine | None:
     """What efficiency is measured against; None where the machine's peak is unknown.
 
@@ -205,11 +223,12 @@ class _Comparison:
     model: Model
     shapes: Shapes
     machine: Machine | None
+    plain_engine: str
     stages: _Stages
 
     def run(self, untouched: Path, tuned: Path) -> tuple[Served, Served]:
         """Both ways, measured; the shared load is a share of what the untouched model can take."""
-        plain = ("--engine", "onnxruntime", "--max-batch", "1", "--workers", "1")
+        plain = ("--engine", self.plain_engine, "--max-batch", "1", "--workers", "1")
         with self.stages("serve untouched"), _serving(untouched, plain) as server:
             saturated = self._load(server, Load(concurrency=_CONCURRENCY, duration_s=self.plan.load_s))
             rate = max(0.5, _SHARED_LOAD * saturated.requests_per_s)
@@ -222,9 +241,12 @@ class _Comparison:
 
     def _load(self, server: "_Server", load: Load) -> Evaluation:
         inputs = make_inputs(self.model.signature, self.shapes, seed=0)
-        return evaluate(
-            server.address, server.name, load, inputs, server_pid=server.pid, machine=self.machine
-        )
+        pid = server.process.pid
+        try:
+            return evaluate(server.address, server.name, load, inputs, server_pid=pid, machine=self.machine)
+        finally:
+            if (code := server.process.poll()) is not None:
+                raise BackendLostError("the server died while it was measured", f"exit code {code}")
 
     def _long_enough_s(self, rate: float) -> float:
         """Time for a hundred requests, so that a P99 means something; at most six times the plan's."""
@@ -241,7 +263,7 @@ class _Server:
         start_s: from starting the process until it could answer.
     """
 
-    pid: int
+    process: "subprocess.Popen[str]"
     address: str
     name: str
     setup: str
@@ -259,7 +281,7 @@ def _serving(bundle: Path, options: tuple[str, ...]) -> Iterator[_Server]:
             raise BackendLostError("the server did not become ready", next_step="What it said is above.")
         ready = json.loads(line)
         ((name, setup),) = ready["models"].items()
-        yield _Server(process.pid, ready["address"], name, setup, time.perf_counter() - began_s)
+        yield _Server(process, ready["address"], name, setup, time.perf_counter() - began_s)
 
 
 def _first_line(process: "subprocess.Popen[str]", timeout_s: float) -> str:

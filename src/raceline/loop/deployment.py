@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raceline.convert import Equivalence, Refusal, Rewrite
+from raceline.core.errors import ConfigError
 from raceline.ir import Cost, Model, PlatformProfile, Profile, Shapes
 from raceline.serve import Evaluation
 
@@ -33,6 +34,11 @@ class Plan:
     budget_s: float = 30.0
     load_s: float = 5.0
     memory_limit_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for what, seconds, most in (("tune", self.budget_s, 86_400), ("load", self.load_s, 600)):
+            if not 0 < seconds <= most:
+                raise ConfigError(f"cannot {what} for {seconds:g} s", f"0 to {most} s are possible")
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,11 @@ class Deployment:
 
     @property
     def traffic_reduction(self) -> float:
-        """Share of the intermediate tensors' bytes that fusion saves, computed from the graph that is served."""
+        """Share of the intermediate tensors' bytes that the served graph's fused operators need not write.
+
+        Computed from the graph. Engines inline fused operators and then fuse in their own way, so it is a
+        figure of the graph, not a measurement of memory.
+        """
         before = self.cost_before.intermediate_bytes
         if self.profile.variant == "source" or not before:
             return 0.0

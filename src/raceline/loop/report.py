@@ -46,7 +46,8 @@ def show(result: Deployment, console: Console) -> None:
         table.add_row(f"  {row.what}", row.before, row.after, row.ratio)
     console.print(table)
     saved = f"{result.traffic_reduction:.0%} less traffic of intermediate tensors (computed)"
-    proof = "proven" if result.equivalence.ok else "FAILED"
+    limit = f"within {result.equivalence.rtol:g} of each output's largest value"
+    proof = f"proven {limit}" if result.equivalence.ok else "FAILED"
     for line in (
         f"before: {result.before.setup}",
         f"after:  {result.after.setup}",
@@ -77,6 +78,11 @@ def comparison(result: Deployment) -> list[Row]:
         row("P99 latency, saturated", full, lambda s: s.saturated.latency_s.get("p99"), format_seconds),
         row("CPU per request", full, lambda s: s.saturated.server_cpu_s_per_request, format_seconds),
         row("Server memory", full, lambda s: s.saturated.server_rss_bytes, format_bytes),
+        *(
+            [row("Failed requests", "all loads", _failed, "{:g}".format)]
+            if _failed(result.after) or _failed(result.before)
+            else []
+        ),
         row("Start", "process start to ready", lambda s: s.start_s, format_seconds),
     ]
 
@@ -88,6 +94,11 @@ def _p999_s(way: Served) -> float | None:
 
 def _efficiency(way: Served) -> float | None:
     return way.saturated.resource_efficiency
+
+
+def _failed(way: Served) -> float:
+    """Requests that were refused, timed out or lost; latencies are of the others."""
+    return sum(way.saturated.errors.values()) + sum(way.shared.errors.values())
 
 
 def _ratio(before: float | None, after: float | None) -> str:
@@ -132,9 +143,9 @@ def _cards(result: Deployment) -> Iterable[dict[str, str]]:
         yield {"title": what, "value": row.after, "note": f"before {row.before}; x {row.ratio}"}
     saved = result.traffic_reduction
     yield {
-        "title": "Memory traffic saved",
+        "title": "Fused operators",
         "value": f"{saved:.0%}",
-        "note": "of intermediate tensors, computed",
+        "note": "less traffic of intermediate tensors in the graph; computed, not measured",
     }
 
 
@@ -187,7 +198,10 @@ def _equivalence(result: Deployment) -> dict[str, Any]:
         {"output": o.name, "max_abs": f"{o.max_abs:.2e}", "max_rel": f"{o.max_rel:.2e}", "ok": o.ok}
         for o in proof.outputs
     ]
-    how = f"{proof.candidate} against a reference run of the original graph, on generated inputs."
+    how = (
+        f"{proof.candidate} against a reference run of the original graph, on generated inputs: within "
+        f"{proof.rtol:g} of each output's largest value, and of five times that in every slice beside its own."
+    )
     return {"ok": proof.ok, "how": how, "rows": rows}
 
 

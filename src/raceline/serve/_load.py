@@ -1,7 +1,7 @@
 """The load generator: a process of its own, so that its CPU time is not the server's.
 
-`python -m raceline.serve._load` reads a Plan as JSON on stdin, sends its load, writes the latencies to a file
-and a Report as JSON to stdout. evaluate.py runs it.
+`python -m raceline.serve._load [PARENT_PID]` reads a Plan as JSON on stdin, sends its load, writes the
+latencies to a file and a Report as JSON to stdout. evaluate.py runs it.
 
 Closed loop: `concurrency` requests are always under way. Open loop: requests leave at moments drawn
 beforehand (Poisson), whether or not answers came; latency counts from the intended moment, so a server that
@@ -21,10 +21,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from raceline.core.process import die_with
 from raceline.serve import proc
 
 MAX_OUTSTANDING = 20_000
 """Open-loop requests under way at most; beyond, they are counted as NOT_SENT instead of eating memory."""
+
+GIVE_UP_AFTER = 1000
+"""Requests in a row that meet no server before the closed loop stops asking: it is gone."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class Sender:
         calls: one callable for each connection.
         records: (intended start, end, status name) of every request that ended.
         lags: (intended start, seconds late) of open-loop requests.
+        stopping: no request follows another any more.
+        lost_in_a_row: requests that met no server, since one last did.
     """
 
     calls: list[Any]
@@ -111,6 +117,7 @@ class Sender:
     records: list[tuple[float, float, str]] = field(default_factory=list)
     lags: list[tuple[float, float]] = field(default_factory=list)
     stopping: bool = False
+    lost_in_a_row: int = 0
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
@@ -149,8 +156,10 @@ class Sender:
 
         def ended(future: Any) -> None:
             end_s = time.perf_counter()
-            self.records.append((intended_s, end_s, future.code().name))
-            if again and not self.stopping:
+            status = future.code().name
+            self.records.append((intended_s, end_s, status))
+            self.lost_in_a_row = self.lost_in_a_row + 1 if status == "UNAVAILABLE" else 0
+            if again and not self.stopping and self.lost_in_a_row < GIVE_UP_AFTER:
                 self._send(end_s, again=True)
             with self._changed:
                 self._outstanding -= 1
@@ -171,7 +180,10 @@ def generate(plan: Plan, body: bytes) -> tuple[Report, "array[float]"]:
     channels = [grpc.insecure_channel(plan.address, options) for _ in range(plan.connections)]
     sender = Sender([channel.unary_unary(plan.path) for channel in channels], body, plan.timeout_s)
     for channel in channels:
-        grpc.channel_ready_future(channel).result(plan.timeout_s)
+        try:
+            grpc.channel_ready_future(channel).result(plan.timeout_s)
+        except grpc.FutureTimeoutError:
+            raise SystemExit(f"{plan.address} took no connection within {plan.timeout_s:g} s") from None
     start_s = time.perf_counter()
     begin = _start(plan, sender, start_s)
     try:
@@ -238,6 +250,8 @@ def _report(sender: Sender, first: _Mark, last: _Mark) -> tuple[Report, "array[f
 def main() -> None:
     """Read a plan, send it, write the report."""
     sys.setswitchinterval(5e-4)  # a request that is due must not wait long for the thread that takes answers
+    if len(sys.argv) > 1:
+        die_with(int(sys.argv[1]))
     plan = Plan(**json.load(sys.stdin))
     if plan.cpus:
         os.sched_setaffinity(0, plan.cpus)

@@ -5,6 +5,7 @@ The load comes from a process of its own (_load.py). Percentiles are exact: near
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -278,7 +279,7 @@ def _ask(address: str, rpc: str, **fields: str) -> Any:
 def _generate(plan: Plan, advance: Any) -> Report:
     """Run the generator to its end, telling progress meanwhile."""
     limit_s = plan.warm_up_s + plan.duration_s + 2 * plan.timeout_s + 30
-    command = [sys.executable, "-m", "raceline.serve._load"]
+    command = [sys.executable, "-m", "raceline.serve._load", str(os.getpid())]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         began_s, told_s, written = time.perf_counter(), 0.0, json.dumps(asdict(plan))

@@ -135,7 +135,11 @@ def _content(path: Path, limits: Limits) -> bytes:
             raise BadModelError(f"{path} is {kind}", next_step="Name the .onnx file itself.")
         if status.st_size > limits.max_model_bytes:
             why = f"{format_bytes(status.st_size)}, over the limit of {format_bytes(limits.max_model_bytes)}"
-            raise BadModelError(f"{path.name} is too large", why, "Raise max_model_bytes if memory allows.")
+            raise BadModelError(
+                f"{path.name} is too large",
+                why,
+                "Raise the limit (max_model_bytes, --memory-limit) if memory allows.",
+            )
         data = path.read_bytes()
     except OSError as error:
         raise BadModelError(f"{path} cannot be read", error.strerror or str(error)) from error
