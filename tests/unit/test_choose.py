@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from raceline.convert.choose import beaten, leaders, ratio, settled, typical_s
+from raceline.convert.choose import beaten, contenders, leaders, ratio, settled, typical_s
 from raceline.ir import Candidate
 
 A, B, C = (Candidate(name) for name in "abc")
@@ -65,6 +65,21 @@ def test_a_candidate_competes_only_with_those_that_use_no_more_cores():
     slower = {**times, WIDE: rows(*[3.0] * 6)}
     assert leaders(slower) == {1: A, 2: A}
     assert beaten(slower, slower) == {B, WIDE}
+
+
+def test_contenders_are_each_engines_fastest_near_the_leader():
+    """One for each engine and number of cores; an engine that is far behind, or was dropped, has none."""
+    other_a, wide_a = Candidate("a", variant="source"), Candidate("a", threads=2)
+    times = {
+        A: rows(1.0),
+        other_a: rows(1.01),
+        B: rows(1.1),
+        C: rows(1.2),
+        WIDE: rows(0.6),
+        wide_a: rows(0.65),
+    }
+    assert contenders(times, times) == {A, B, WIDE, wide_a}
+    assert contenders(times, set(times) - {A, WIDE}) == {other_a, B, wide_a}
 
 
 def test_few_rounds_beat_only_the_hopeless():

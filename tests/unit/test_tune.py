@@ -136,6 +136,18 @@ def test_slow_candidates_get_little_of_the_time(model):
     assert calls.count("lying") <= 5 < calls.count("honest")
 
 
+def test_the_last_of_the_time_is_for_the_contenders(model):
+    """Long calls give few rounds; those between which the choice is get more of them than the rest."""
+    other = model.clone()
+    list(other.program.graph)[0].attributes["group"] = onnx_ir.AttrInt64("group", 1)
+
+    track = Track(lambda c: 0.2, noise=0.05)
+    track.tune(model, other, batches=(1,), threads=(1,), budget_s=12.0)
+    for engine in ("honest", "lying"):
+        rounds = [track.timed.count(Candidate(engine, variant=v)) for v in ("source", "optimised")]
+        assert max(rounds) > 1.3 * min(rounds)
+
+
 def test_the_budget_ends_it_but_all_are_timed(model):
     track = Track(lambda c: 2.0, noise=0.3)
     profile = track.tune(model, model, batches=(1,), budget_s=1.0)

@@ -111,6 +111,22 @@ def _loses(times: Times, candidate: Candidate, leader: Candidate) -> bool:
     return found.low > (1.05 if found.rounds < 10 else 1.01)
 
 
+def contenders(times: Times, alive: Iterable[Candidate], *, close: float = 1.15) -> set[Candidate]:
+    """Those of `alive` between which the choice is: for each number of cores, each engine's fastest.
+
+    Engines that are more than `close` times slower than the leader are left out. Candidates of one engine
+    differ little where they differ at all; engines are where a wrong choice costs.
+    """
+    timed = {c: times[c] for c in alive if times[c]}
+    typical = typical_s(times)
+    found: set[Candidate] = set()
+    for budget, leader in leaders(timed).items():
+        fitting = sorted((c for c in timed if cores(c) <= budget), key=lambda c: -typical[c])
+        fastest = {c.engine: c for c in fitting}
+        found |= {c for c in fastest.values() if typical[c] <= close * typical[leader]}
+    return found
+
+
 def settled(times: Times, alive: Iterable[Candidate], *, slack: float = 1.02) -> bool:
     """Whether more rounds would not change anything that matters.
 

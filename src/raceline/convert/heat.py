@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import quantiles
 
-from raceline.convert.choose import beaten, cores, leaders, settled, typical_s
+from raceline.convert.choose import beaten, contenders, cores, leaders, settled, typical_s
 from raceline.convert.measure import Bench, HinderedError, Timing
 from raceline.convert.truth import Truth
 from raceline.core.clock import Clock
@@ -26,6 +26,7 @@ _NEEDS_WARMING_S = 0.06  # shorter calls feel the caches that the candidate befo
 _MOST_ROUNDS = 40
 _ROUNDS_BEFORE_OFFSPRING = 3
 _LEAST_ROUNDS = 3  # with fewer, offspring that looks fast may only have been lucky
+_FINAL = 0.6  # of the budget is for all candidates; what is left, for the contenders alone
 _PROMISING = 1.4  # candidates at most so much slower than their leader get offspring
 _CHUNKS = (1, 2, 4)  # items that may stay in a cache while the network works on them
 _COPIES = 3  # of the weights that an engine may hold at a time while it loads
@@ -97,9 +98,12 @@ class Heat:
             spent = (now_s - start_s) / budget_s
             if not self._alive or spent >= 1 or self._is_settled(number):
                 break
-            self._retire()
+            self._retire(beaten(self.times, self._alive))
             if number + 1 == _ROUNDS_BEFORE_OFFSPRING and spent < 0.5:
                 self._breed(threads)
+            elif spent >= _FINAL:
+                known = {c for c in self._alive if len(self.times[c]) >= _LEAST_ROUNDS}
+                self._retire(known - contenders(self.times, self._alive))
         self._end()
 
     def _is_settled(self, number: int) -> bool:
@@ -174,8 +178,8 @@ class Heat:
         for candidate in [c for c, rows in self.times.items() if len(rows) < enough]:
             self._fail(candidate, NotReadyError("not measured often enough", "the time was used"))
 
-    def _retire(self) -> None:
-        for candidate in beaten(self.times, self._alive):
+    def _retire(self, losers: set[Candidate]) -> None:
+        for candidate in losers:
             self._alive.remove(candidate)
             self._drop(candidate)
 
