@@ -74,30 +74,40 @@ class IRTranslator:
             self._platform = this_machine()
         return self._platform
 
-    def parse(self, source: str | Path, **options: Any) -> Model:
+    def parse(self, source: Any, **options: Any) -> Model:
         """Read a model.
 
         Args:
-            source: the model's file or folder.
+            source: the model's file or folder; or the model itself as its framework has it in memory, such as a
+                torch Module, where a reader takes such objects.
             options: for the reader, such as `limits`.
 
         Raises:
             BadModelError: there is no such file, no reader recognises it, or it is broken.
             ConfigError: the reader has no such option.
         """
+        if not isinstance(source, str | Path):
+            return self._parse_object(source, options)
         path = Path(source)
-        if not path.exists():
+        if not path.exists() and not _names_a_part(path):
             raise BadModelError(f"there is no file {str(path)!r}", next_step="Check the path.")
         name = self.input_format or recognise(path)
         reader = plugins.load(folder, name, kind="input format")
-        known = set(inspect.signature(reader.read).parameters) - {"path"}
-        if unknown := sorted(set(options) - known):
-            raise ConfigError(
-                f"reader {name} has no option {unknown[0]!r}", f"it has: {', '.join(sorted(known))}"
-            )
-        model = reader.read(path, **options)
-        assert isinstance(model, Model)
-        return model
+        return _with_options(name, reader.read, path, options)
+
+    def _parse_object(self, source: Any, options: dict[str, Any]) -> Model:
+        """Read what a framework holds in memory."""
+        names = [self.input_format] if self.input_format else plugins.names(folder)
+        for name in names:
+            reader = plugins.load(folder, name, kind="input format")
+            if hasattr(reader, "takes") and reader.takes(source):
+                return _with_options(name, reader.read_object, source, options)
+        kind = f"{type(source).__module__}.{type(source).__qualname__}"
+        raise BadModelError(
+            f"no reader takes a {kind}",
+            f"asked: {', '.join(names)}",
+            "Save it with its framework and give the path.",
+        )
 
     def optimize(self, model: Model, *, progress: Progress | None = None) -> Model:
         """Run all passes on a copy; see `rewrite.optimise`.
@@ -128,6 +138,23 @@ class IRTranslator:
         from raceline.ir.bundle import Bundle
 
         return Bundle.write(Path(path), model, profile=profile, equivalence=equivalence)
+
+
+def _with_options(name: str, read: Any, source: Any, options: dict[str, Any]) -> Model:
+    """Call a reader, once it is known to have the options."""
+    known = set(list(inspect.signature(read).parameters)[1:])
+    if unknown := sorted(set(options) - known):
+        why = f"it has: {', '.join(sorted(known))}"
+        raise ConfigError(f"reader {name} has no option {unknown[0]!r}", why)
+    model = read(source, **options)
+    assert isinstance(model, Model)
+    return model
+
+
+def _names_a_part(path: Path) -> bool:
+    """Whether a path is that of a file and of something in it, as in `model.py:function`."""
+    file, colon, part = str(path).rpartition(":")
+    return bool(colon and part) and Path(file).exists()
 
 
 def _platform_of(profile: PlatformProfile | str | Path) -> PlatformProfile:

@@ -1,1 +1,17 @@
-"""One file a model format."""
+"""One file a model format.
+
+A reader has
+
+- `description`: one line;
+- `extensions`: of its files, each with its dot; none for folders;
+- `extra`: of Raceline, that installs the framework it needs; empty where it needs none;
+- `recognises(path) -> bool`: whether the file looks like one of its own, at little cost;
+- `read(path, *, limits=None, ...) -> Model`: read and check; further keyword arguments are its options;
+- `example(folder) -> Path`: write the smallest useful model;
+- `answer(inputs) -> outputs`: what the example computes, in plain NumPy;
+
+and, where its framework holds models in memory,
+
+- `takes(source) -> bool`: whether an object is such a model, without importing the framework;
+- `read_object(source, *, limits=None, ...) -> Model`: read it.
+"""

@@ -1,0 +1,169 @@
+"""Open what a reader is given, file, folder or archive, without believing it."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from raceline.core.errors import BadModelError
+from raceline.core.units import format_bytes
+from raceline.ir.limits import Limits
+
+_BLOCK_BYTES = 1 << 20
+_MOST_MEMBERS = 100_000
+
+
+def content(path: Path, limits: Limits) -> bytes:
+    """A plain file's bytes.
+
+    Raises:
+        BadModelError: there is no such plain file, or it is empty or over the limit.
+    """
+    refuse_strange(path, limits)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadModelError(f"{path} cannot be read", error.strerror or str(error)) from error
+    if not data:
+        raise BadModelError(f"{path.name} is empty", next_step="Download or export it again.")
+    return data
+
+
+def refuse_strange(path: Path, limits: Limits) -> int:
+    """The size of a plain file, once it is known to be one and within the limits.
+
+    Raises:
+        BadModelError: it is absent, no plain file, or over the limit.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise BadModelError(f"{path} cannot be read", why, "Check the path.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BadModelError(f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no plain file'}")
+    if status.st_size > limits.max_model_bytes:
+        raise too_large(path.name, status.st_size, limits)
+    return status.st_size
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` of a folder, links resolved, once it is known to lie inside it.
+
+    Raises:
+        BadModelError: it is absent or leads elsewhere.
+    """
+    root = folder.resolve()
+    try:
+        path = (root / name).resolve()
+        is_file = path.is_relative_to(root) and path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadModelError(f"{folder.name} is broken", f"{name[:200]!r}: {error}") from error
+    if not path.is_relative_to(root):
+        raise BadModelError(f"{folder.name} is refused", f"{name[:200]!r} leads outside of it, to {path}")
+    if not is_file:
+        raise BadModelError(f"{folder.name} is incomplete", f"it has no file {name[:200]!r}")
+    return path
+
+
+def sha256(paths: Iterable[Path]) -> str:
+    """Digest of files, one after another in order of name."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def too_large(source: str, size_bytes: int, limits: Limits) -> BadModelError:
+    """The error for a model beyond the limit."""
+    return BadModelError(
+        f"{source} is too large",
+        f"{format_bytes(size_bytes)}, more than the limit of {format_bytes(limits.max_model_bytes)}",
+        "Use a machine with more memory, or raise the limit (max_model_bytes, --memory-limit).",
+    )
+
+
+class Archive:
+    """A zip archive that is not to be trusted; members are read into memory and never unpacked to disk.
+
+    Use it in a `with` block.
+
+    Args:
+        path: the file.
+        limits: all members together may not be larger than a model.
+
+    Raises:
+        BadModelError: it is no whole archive; a member has an absolute name or one that climbs, a name is there
+            twice, or what it expands to is over the limit.
+    """
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        refuse_strange(path, limits)
+        self._source = path.name
+        self._limits = limits
+        try:
+            self._zip = zipfile.ZipFile(path)
+            members = self._zip.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise BadModelError(
+                f"{path.name} is no whole archive", str(error), "Download or save it again."
+            ) from error
+        self.sizes = {info.filename: info.file_size for info in members if not info.is_dir()}
+        self._check(members)
+
+    def _check(self, members: list[zipfile.ZipInfo]) -> None:
+        names = [info.filename for info in members]
+        strange = [
+            n for n in names if n.startswith(("/", "\\")) or ".." in PurePosixPath(n.replace("\\", "/")).parts
+        ]
+        if strange:
+            raise BadModelError(
+                f"{self._source} is refused", f"its member {strange[0][:200]!r} leads outside of it"
+            )
+        if len(set(names)) != len(names) or len(names) > _MOST_MEMBERS:
+            raise BadModelError(f"{self._source} is broken", "members share a name, or there are too many")
+        if (total := sum(info.file_size for info in members)) > self._limits.max_model_bytes:
+            raise too_large(self._source, total, self._limits)
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+    def names(self) -> list[str]:
+        """Members that are files."""
+        return list(self.sizes)
+
+    def read(self, name: str) -> bytes:
+        """A member's bytes.
+
+        Raises:
+            BadModelError: it is not there or damaged, or larger than the archive says.
+        """
+        if name not in self.sizes:
+            raise BadModelError(f"{self._source} is incomplete", f"it has no member {name[:200]!r}")
+        try:
+            with self._zip.open(name) as member:
+                data = member.read(self.sizes[name] + 1)
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            ValueError,
+            EOFError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:
+            raise BadModelError(f"{self._source} is damaged", f"member {name[:200]!r}: {error}") from error
+        except Exception as error:  # noqa: BLE001  decompressors raise errors of their own, such as zlib.error
+            raise BadModelError(f"{self._source} is damaged", f"member {name[:200]!r}: {error}") from error
+        if len(data) != self.sizes[name]:
+            raise BadModelError(
+                f"{self._source} is damaged", f"member {name[:200]!r} has another size than it says"
+            )
+        return data

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from raceline.convert.build import Builder
+from raceline.core.errors import BadModelError
+from raceline.ir import Limits, Provenance, run_reference
+
+
+def finished(b):
+    return b.model(Provenance(source="here", source_format="test"))
+
+
+def test_types_and_shapes_are_known_at_once():
+    b = Builder("m")
+    x = b.input("x", "float32", ["n", 3, 8])
+    y = b.op("MatMul", x, np.ones((8, 4), np.float32))
+    assert b.shape(y) == ("n", 3, 4)
+    assert b.dtype(y) == np.float32
+    flat = b.reshape(y, [-1, 12])
+    assert b.shape(flat)[1] == 12
+    back = b.op("Reshape", flat, b.op("Concat", b.op("Shape", x, start=0, end=1), [3, 4], axis=0))
+    assert b.shape(back) == ("n", 3, 4)
+
+
+def test_constants_are_computed_and_shared():
+    b = Builder("m")
+    b.input("x", "float32", [2])
+    assert b.constant(np.float32(2)) is b.constant(np.float32(2))
+    total = b.op("Add", [1, 2], [3, 4])
+    np.testing.assert_array_equal(b.array(total), [4, 6])
+    weight = np.arange(300_000, dtype=np.float32).reshape(300, 1000)
+    turned = b.array(b.transpose(b.constant(weight), [1, 0]))
+    assert np.shares_memory(turned, weight) and turned.shape == (1000, 300)
+    assert not list(b.graph), "nothing of this needs a node"
+
+
+def test_what_would_grow_stays_a_node():
+    b = Builder("m")
+    big = b.op("Expand", np.float32(1), [1000, 1000])
+    assert b.array(big) is None
+    assert b.shape(big) == (1000, 1000)
+
+
+def test_names_of_the_source_are_kept_and_never_shared():
+    b = Builder("m")
+    x = b.input("x", "float32", [2])
+    with b.at("layer"):
+        one, two = b.op("Relu", x), b.op("Relu", x)
+        named = b.op("Neg", x, name="layer")
+        again = b.op("Neg", x, name="x")
+    names = [v.name for v in (x, one, two, named, again)]
+    assert len(set(names)) == 5
+    assert names[0] == "x" and names[3] == "layer"
+
+
+def test_outputs_are_computed_by_a_node_and_have_their_names():
+    b = Builder("m")
+    x = b.input("x", "float32", [2])
+    y = b.op("Relu", x)
+    for value, name in ((y, "y"), (y, "same"), (x, "through"), (b.constant(np.float32([1, 2])), "fixed")):
+        b.output(value, name)
+    feeds = {"x": np.float32([-1, 5])}
+    found = run_reference(finished(b), feeds)
+    assert {name: list(a) for name, a in found.items()} == {
+        "y": [0, 5],
+        "same": [0, 5],
+        "through": [-1, 5],
+        "fixed": [1, 2],
+    }
+
+
+def test_what_cannot_be_is_told_with_the_sources_node():
+    b = Builder("m")
+    x = b.input("x", "float32", [2, 3])
+    with b.at("dense"), pytest.raises(BadModelError, match=r"'dense' becomes MatMul.*\[2, 3\]"):
+        b.op("MatMul", x, np.ones((4, 5), np.float32))
+
+
+def test_the_limit_of_nodes_is_kept():
+    b = Builder("m", limits=Limits(max_nodes=2))
+    x = b.input("x", "float32", [2])
+    with pytest.raises(BadModelError, match="limit"):
+        b.op("Relu", b.op("Relu", b.op("Relu", x)))
+
+
+def test_bodies_read_what_is_around_them():
+    b = Builder("m")
+    x, more = b.input("x", "float32", [2]), b.input("more", "bool", [])
+    yes, no = b.body("yes"), b.body("no")
+    then_branch = yes.close([yes.op("Mul", x, b.scalar(2, x))])
+    else_branch = no.close([x])
+    (y,) = b.control("If", [more], [(np.float32, (2,))], then_branch=then_branch, else_branch=else_branch)
+    b.output(y, "y")
+    model = finished(b)
+    for more_now, expected in ((True, [2, 4]), (False, [1, 2])):
+        feeds = {"x": np.float32([1, 2]), "more": np.array(more_now)}
+        assert list(run_reference(model, feeds)["y"]) == expected
