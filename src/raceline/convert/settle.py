@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
+
 from raceline.core.errors import RacelineError, ShapeError
 from raceline.engines import Options, load
 from raceline.ir import Model, Shapes, Values, prove_batch_axis, suggest_sizes, with_batch_axis
@@ -21,7 +23,8 @@ def settle(
     Args:
         model: as read.
         shapes: input name -> shape at batch 1, for inputs the caller knows.
-        values: input name -> what it may hold; a number where that is the only one, such as a sample rate.
+        values: input name -> what it may hold. A number fixes a scalar input, such as a sample rate: it
+            becomes a constant and is no input any more, so that what depends on it can be folded.
 
     Returns:
         the model with its values and batch axis (if there is one) in its signature; and the size of every
@@ -31,7 +34,7 @@ def settle(
         ShapeError: an input does not exist, a shape does not fit, or no sizes were found; says what to give.
     """
     for name, value in (values or {}).items():
-        model = _holding(model, name, value)
+        model = _holding(model, name, value) if isinstance(value, Values) else _fixed(model, name, value)
     (sizes,) = suggest_sizes(model, shapes, want=1)
     try:
         session = load(_QUICK_ENGINE).load(model, Options())
@@ -54,13 +57,33 @@ def settle(
     return model, sizes
 
 
-def _holding(model: Model, name: str, values: Values | float) -> Model:
+def _holding(model: Model, name: str, values: Values) -> Model:
     """The model, knowing what input `name` holds."""
-    spec = model.signature.input(name)  # an unknown name is refused with the names there are
-    if not isinstance(values, Values):
-        if len(spec.shape) > 1:
-            raise ShapeError(f"input {name!r} cannot be one value", f"it is {spec}", "Name scalars only.")
-        values = int(values) if spec.dtype.startswith(("int", "uint")) else values
-        values = Values(values, values, (values,), "user")
+    model.signature.input(name)  # an unknown name is refused with the names there are
     inputs = tuple(replace(s, values=values) if s.name == name else s for s in model.signature.inputs)
     return replace(model, signature=replace(model.signature, inputs=inputs))
+
+
+def _fixed(model: Model, name: str, number: float) -> Model:
+    """The model with a constant in the place of input `name`."""
+    import onnx_ir as ir
+
+    spec = model.signature.input(name)
+    if len(spec.shape) > 1 or any(dim != 1 and not isinstance(dim, str) for dim in spec.shape):
+        raise ShapeError(f"input {name!r} cannot be one value", f"it is {spec}", "Name scalars only.")
+    with np.errstate(all="ignore"):
+        array = np.full([1] * len(spec.shape), number).astype(spec.dtype)
+    if array.reshape(-1)[0] != number:
+        raise ShapeError(
+            f"input {name!r} cannot be {number}", f"it is {spec}", "Give a value that it can hold."
+        )
+    fixed = model.clone()
+    graph = fixed.program.graph
+    (value,) = [v for v in graph.inputs if v.name == name]
+    graph.inputs.remove(value)
+    value.const_value = ir.tensor(array, name=name)
+    value.shape = ir.Shape(array.shape)
+    graph.register_initializer(value)
+    others = tuple(s for s in model.signature.inputs if s.name != name)
+    fixed = replace(fixed, signature=replace(model.signature, inputs=others))
+    return fixed.with_step(f"Fixed input {name!r} at {number:g}; it is no input any more.")
