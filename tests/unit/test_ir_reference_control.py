@@ -27,10 +27,14 @@ def both(model, feeds):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     wanted = {i.name for i in session.get_inputs()}
-    expected = dict(zip(names, session.run(None, {n: a for n, a in feeds.items() if n in wanted}), strict=True))
+    expected = dict(
+        zip(names, session.run(None, {n: a for n, a in feeds.items() if n in wanted}), strict=True)
+    )
     program = onnx_ir.from_proto(model)
     signature = signature_of(program)
-    found = run_reference(Model(program, signature), {spec.name: feeds[spec.name] for spec in signature.inputs})
+    found = run_reference(
+        Model(program, signature), {spec.name: feeds[spec.name] for spec in signature.inputs}
+    )
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
         assert found[name].dtype == value.dtype
@@ -69,5 +73,7 @@ SCAN = """<ir_version: 9, opset_import: ["": 17]>
 @pytest.mark.parametrize("back", [0, 1])
 def test_scans(axis, back):
     rng = np.random.default_rng(0)
-    feeds = {n: rng.standard_normal(s).astype(np.float32) for n, s in (("h", 2), ("x", (2, 5)), ("w", (5, 2)))}
+    feeds = {
+        n: rng.standard_normal(s).astype(np.float32) for n, s in (("h", 2), ("x", (2, 5)), ("w", (5, 2)))
+    }
     both(onnx.parser.parse_model(SCAN.format(axis=axis, back=back)), feeds)

@@ -108,7 +108,9 @@ def _stacked(op: Any, values: list[Any], place: int) -> Any:
         return np.stack(values)
     import onnx
 
-    declared = next(attribute.g for attribute in op.onnx_node.attribute if attribute.name == "body").output[place]
+    declared = next(attribute.g for attribute in op.onnx_node.attribute if attribute.name == "body").output[
+        place
+    ]
     kind = declared.type.tensor_type
     if not kind.elem_type or not all(dim.HasField("dim_value") for dim in kind.shape.dim):
         raise NotImplementedError(f"{declared.name!r} is collected in no turn, and its shape is not declared")

@@ -50,7 +50,10 @@ def replacements() -> list[Any]:
         "Softmax": _softmax,
         "Upsample": _upsample,
     }
-    return [*reference_control.classes(), *(_operator(name, function) for name, function in functions.items())]
+    return [
+        *reference_control.classes(),
+        *(_operator(name, function) for name, function in functions.items()),
+    ]
 
 
 def _operator(name: str, function: Callable[..., Outputs]) -> Any:
