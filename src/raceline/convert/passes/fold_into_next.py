@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 description = "Fold BatchNormalization, Mul, Div, Add and Sub by constants into the Conv or Gemm after them"
-after: tuple[str, ...] = ("fold_batch_norm", "fold_affine")
+after: tuple[str, ...] = ("fold_batch_norm", "fold_affine", "fuse_gelu", "fuse_hard_swish", "fuse_silu")
 tolerance = 1e-5  # the folded weights are rounded once more
 
 
