@@ -377,7 +377,7 @@ def test_single_precision_is_not_lowered_silently(name, tmp_path):
 
 def test_engines_are_found_by_name():
     assert {"reference", "onnxruntime", "openvino", "mnn"} <= set(engines.names())
-    with pytest.raises(UnknownNameError, match="mnn, onnxruntime, openvino, reference"):
+    with pytest.raises(UnknownNameError, match="mnn, onnxruntime, openvino, patchwork, reference"):
         engines.load("warp")
     for name in engines.names():
         assert engines.load(name).description and engines.load(name).tolerance.rtol < 0.01

@@ -33,7 +33,8 @@ _logger = logging.getLogger(__name__)
 METHOD = 1
 """Version of the way of measuring; profiles of another one are not taken from the cache."""
 
-_NOT_COMPETING = frozenset({"reference"})  # exact, and hundreds of times too slow
+_FALLBACK = "patchwork"  # for models that no engine takes whole
+_NOT_COMPETING = frozenset({"reference", _FALLBACK})  # exact, and hundreds of times too slow; see above
 
 OpenBench = Callable[[Mapping[str, Model], Shapes], Bench]
 
@@ -59,7 +60,7 @@ def tune(
     Candidates are all installed engines, on the graph as read and on the optimised one, with each number of
     threads; and of the promising ones also batches cut into chunks, run one after another or on several
     streams. Those whose outputs differ from the reference are marked as failures, as are those that crash,
-    hang or refuse the model.
+    hang or refuse the model. Where all do, ONNX Runtime patched up with the reference gets its turn.
 
     Args:
         source: the model as it was read; also the reference that outputs are held against.
@@ -101,12 +102,16 @@ def tune(
     condemned: dict[Graph, str] = {}
     shares = _shares(plan.batches, budget_s)
     with open_bench(variants, shapes) as bench:
-        for batch in plan.batches:
-            heat = Heat(bench, truth, clock or SystemClock(), random.Random(seed), condemned)
-            with watch.step(f"tune batch {batch}", total=shares[batch]) as step:
-                heat.run(_founders(variants, plan, batch), plan.threads, shares[batch], step)
-            rows += heat.measurements()
-            hindered |= heat.hindered
+        for contestants in (plan.engines, {} if engine_names else {_FALLBACK: ""}):
+            if any(not row.failure for row in rows):
+                break
+            for batch in plan.batches:
+                heat = Heat(bench, truth, clock or SystemClock(), random.Random(seed), condemned)
+                with watch.step(f"tune batch {batch}", total=shares[batch]) as step:
+                    founders = _founders(variants, contestants, plan.threads, batch)
+                    heat.run(founders, plan.threads, shares[batch], step)
+                rows += heat.measurements()
+                hindered |= heat.hindered
     at_one = {name: tuple(shape) for name, shape in shapes.items()}
     kept = tuple(_unless_condemned(row, condemned) for row in rows)
     profile = Profile(platform.key, structural_sha256(model), at_one, kept)
@@ -176,13 +181,15 @@ def _shares(batches: Sequence[int], budget_s: float) -> dict[int, float]:
     return {batch: budget_s * weight / sum(weights.values()) for batch, weight in weights.items()}
 
 
-def _founders(variants: Iterable[str], plan: _Plan, batch: int) -> list[Candidate]:
+def _founders(
+    variants: Iterable[str], contestants: Iterable[str], threads: Sequence[int], batch: int
+) -> list[Candidate]:
     """The candidates that a batch starts with."""
     return [
         Candidate(engine, threads=count, batch=batch, variant=variant)
-        for engine in plan.engines
+        for engine in contestants
         for variant in variants
-        for count in plan.threads
+        for count in threads
     ]
 
 

@@ -114,6 +114,19 @@ class Reference:
             for name in self._free_after[index]:
                 values.pop(name, None)
 
+    def compute(self, place: int, values: dict[str, Any]) -> Tensors:
+        """Compute one node of the main graph.
+
+        Args:
+            place: of the node in `proto.graph.node`.
+            values: at least what it reads, by name; "" stands for None.
+
+        Raises:
+            BadModelError: it cannot be computed with these.
+        """
+        node = self.proto.graph.node[place]
+        return dict(zip(node.output, self._compute(place, node, values), strict=False))
+
     def _compute(self, index: int, node: Any, values: dict[str, Any]) -> tuple[Any, ...]:
         kernel = self.kernels[index]
         arguments = [values[name] for name in node.input]
