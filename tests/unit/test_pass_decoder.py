@@ -144,3 +144,39 @@ def test_embeddings_are_added_and_normalised_at_once():
     assert {node.op_type for node in result.program.graph} == {"EmbedLayerNorm"}
     feeds = {"ids": np.array([[1, 5, 10]]), "kinds": np.array([[0, 1, 0]])}
     np.testing.assert_allclose(run_reference(result, feeds)["y"], run_reference(model, feeds)["y"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_grouped_queries_are_attention(masked):
+    """Four heads of queries share two of keys and values, which torch repeats by Expand; any batch."""
+    mask = "s = Add(scaled, mask)" if masked else "s = Identity(scaled)"
+    model = model_from_text(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        main (float[N, 4, 5, 8] q, float[N, 2, 5, 8] k, float[N, 2, 5, 8] v, float[5, 5] mask, float scale,
+            int64[1] two, int64[1] first, int64[1] zero, int64[4] tail, int64[3] rest)
+            => (float[N, 4, 5, 8] y) {{
+            whole = Shape(q)
+            batch = Slice(whole, zero, first)
+            apart = Concat<axis = 0>(batch, tail)
+            flat = Concat<axis = 0>(batch, rest)
+            k1 = Unsqueeze(k, two)
+            k2 = Expand(k1, apart)
+            k3 = Reshape(k2, flat)
+            v1 = Unsqueeze(v, two)
+            v2 = Expand(v1, apart)
+            v3 = Reshape(v2, flat)
+            kt = Transpose<perm = [0, 1, 3, 2]>(k3)
+            scores = MatMul(q, kt)
+            scaled = Mul(scores, scale)
+            {mask}
+            weights = Softmax<axis = -1>(s)
+            y = MatMul(weights, v3)
+        }}""",
+        scale=np.array(0.35, np.float32), two=np.array([2]), first=np.array([1]), zero=np.array([0]),
+        tail=np.array([2, 2, 5, 8]), rest=np.array([4, 5, 8]),
+    )  # fmt: skip
+    result, report = optimise(model)
+    assert "fuse_attention" in fired(report)
+    kinds = [node.op_type.split("_")[0] for node in result.program.graph]
+    assert "Expand" not in kinds and kinds.count("Attention") == 1
+    same(model, result)

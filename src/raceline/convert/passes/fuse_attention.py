@@ -29,7 +29,7 @@ description = (
 after: tuple[str, ...] = ("merge_common_subexpressions", "simplify_transpose")
 tolerance = 0.0
 
-LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather")
+LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Expand", "Tile")
 LONGEST = 6  # scale, mask and what else stands between the two products
 
 
@@ -131,12 +131,17 @@ def _with_layout(group: set[ir.Node], last: ir.Node, scope: Scope) -> set[ir.Nod
 
 
 def _belongs(node: ir.Node, group: set[ir.Node]) -> bool:
-    """Whether a node changes the layout of computed values by constants, for the group alone."""
-    if constant(node.inputs[0]) is not None or any(
-        v is not None and constant(v) is None for v in node.inputs[1:]
-    ):
+    """Whether a node changes the layout of computed values by constants or sizes, for the group alone."""
+    if constant(node.inputs[0]) is not None:
+        return False
+    if any(v is not None and constant(v) is None and not _is_sizes(v) for v in node.inputs[1:]):
         return False
     return all(not v.is_graph_output() and set(v.consumers()) <= group for v in node.outputs)
+
+
+def _is_sizes(value: ir.Value) -> bool:
+    """Whether a value is a short vector of integers, by which an open axis keeps its size."""
+    return value.dtype is not None and value.dtype.name == "INT64" and rank(value) == 1
 
 
 def example() -> Model:
