@@ -172,7 +172,9 @@ class Builder:
             own = (
                 value.graph is self.graph and value.producer() is not None and value not in self.graph.outputs
             )
-            self.graph.outputs.append(value if own else self.op("Identity", value))
+            result = value if own else self.op("Identity", value)
+            # An Identity of a constant was folded, and a graph's result must be computed inside it.
+            self.graph.outputs.append(result if result.producer() is not None else self._copied(result))
         return self.graph
 
     def control(
