@@ -20,8 +20,8 @@ _HARMLESS = frozenset(
     index_type parallel_iterations swap_memory element_dtype shape_type explicit_paddings body cond f
     then_branch else_branch branches config config_proto executor_type output_shapes incompatible_shape_error
     allowed_devices debug_name key_dtype value_dtype use_node_name_sharing message max_num_elements
-    grad_x grad_y Tindex Targmax out_idx index_dtype handle_dtype bad_indices_policy T_threshold
-    use_inter_op_parallelism batch_dims_hint is_training_hint""".split()
+    grad_x grad_y grad_a grad_b Tindex Targmax out_idx index_dtype handle_dtype bad_indices_policy T_threshold
+    use_inter_op_parallelism""".split()
 )
 
 

@@ -315,6 +315,10 @@ def _divided(b: Builder, x: ir.Value, sizes: ir.Value, axis: int, step: int) -> 
 
 
 def _stacked(b: Builder, parts: Sequence[Any]) -> Any:
-    if all(isinstance(item, list) for item in parts):
+    """One shape; a size that is computed follows from the others where it is the only one."""
+    computed = [item for item in parts if not isinstance(item, list)]
+    if len(computed) <= 1 and [-1] not in parts:
+        return [number for item in parts for number in (item if isinstance(item, list) else [-1])]
+    if not computed:
         return [number for item in parts for number in item]
     return b.op("Concat", *parts, axis=0)
