@@ -418,11 +418,24 @@ def _complete(node: ir.Node) -> None:
     named: list[Dim] = [
         dim if isinstance(dim, str) or (isinstance(dim, int) and dim > 0) else None for dim in dims
     ]
+    if node.op_type == "Expand":
+        named = _expanded(shape_of(node.inputs[0]), named)
     seen = shape_of(result) or (None,) * len(named)
-    if node.op_type != "Expand" and len(seen) == len(named):
+    if len(seen) == len(named):
         result.shape = ir.Shape(
             [old if old is not None else new for old, new in zip(seen, named, strict=True)]
         )
+
+
+def _expanded(own: Sequence[Dim] | None, target: Sequence[Dim]) -> list[Dim]:
+    """The axes of an Expand that are sure: where the input has size 1 or nothing, and where the target is fixed."""
+    if own is None:
+        return [None] * len(target)
+    padded = [1] * (len(target) - len(own)) + list(own)
+    return [
+        new if old == 1 or (isinstance(new, int) and new > 1) else None
+        for old, new in zip(padded, target, strict=False)
+    ]
 
 
 def _view_transpose(node: ir.Node, array: Array) -> Array:

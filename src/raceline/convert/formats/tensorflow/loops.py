@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _MOST_ATTEMPTS = 4
+_FAR = np.iinfo(np.int64).max
 
 
 class Runner(Protocol):
@@ -111,7 +112,7 @@ class _Loop:
         self.trace, self.test = _Trace(body), _Trace(condition)
         count = range(len(inputs))
         self.fixed = [self.trace.argument(body.outputs[i]) == i for i in count]
-        self.slots = [not self.fixed[i] and self._is_slot(i) for i in count]
+        self.slots = ["" if self.fixed[i] else self._slot(i) for i in count]
         self.carried = [i for i in count if not self.fixed[i] and not self.slots[i]]
 
     def results(self) -> tuple[Any, ...]:
@@ -157,8 +158,8 @@ class _Loop:
             values[place] = (
                 TensorList(fresh, old.dtype, old.length, old.shape) if isinstance(old, TensorList) else fresh
             )
-        for place, is_slot in enumerate(self.slots):
-            if is_slot:
+        for place, kind in enumerate(self.slots):
+            if kind:
                 values[place] = Slot()
         after = list(self.runner.run(inner, self.body, values))
         for place, stays in enumerate(self.fixed):
@@ -186,7 +187,7 @@ class _Loop:
     ) -> tuple[Any, ...]:  # fmt: skip
         """The Loop of a finished turn."""
         b = self.b
-        scanned = [i for i, is_slot in enumerate(self.slots) if is_slot]
+        scanned = [i for i, kind in enumerate(self.slots) if kind]
         items = [after[i].item for i in scanned]
         types = [(b.dtype(value), shape) for value, shape in zip(first, shapes, strict=True)]
         length = None if turns is None or (known := b.array(turns)) is None else int(known.reshape(()))
@@ -200,13 +201,15 @@ class _Loop:
                 TensorList(value, old.dtype, old.length, old.shape) if isinstance(old, TensorList) else value
             )
         for place, value in zip(scanned, made[len(self.carried) :], strict=True):
-            results[place] = self._listed(self.inputs[place], value, turns)
+            results[place] = self._listed(place, value, turns)
         return tuple(results)
 
-    def _listed(self, old: TensorList, value: ir.Value, turns: ir.Value | None) -> TensorList:
+    def _listed(self, place: int, value: ir.Value, turns: ir.Value | None) -> TensorList:
         """What a loop has set of a list; the rest is zeros."""
-        b = self.b
-        if turns is None or not _same_number(b, turns, old.length):
+        b, old = self.b, self.inputs[place]
+        if self.slots[place] == "last":
+            value = b.op("Slice", value, [-1], [_FAR], [0])
+        elif turns is None or not _same_number(b, turns, old.length):
             rank = fixed_rank(b, value)
             missing = b.op("Sub", b.reshape(old.length, [1]), b.op("Shape", value, start=0, end=1))
             pads = b.op("Concat", [0] * rank, missing, [0] * (rank - 1), axis=0)
@@ -215,30 +218,39 @@ class _Loop:
 
     # ------------------------------------------------------------ what kind of loop it is
 
-    def _is_slot(self, place: int) -> bool:
-        """Whether an empty list gets its items one each turn, in order, and is not read meanwhile."""
+    def _slot(self, place: int) -> str:
+        """How a list is written that is empty at first and not read meanwhile; "" where it is another value.
+
+        "each": one item a turn, in order; "last": always the only item.
+        """
         old, trace = self.inputs[place], self.trace
         if not isinstance(old, TensorList) or old.items is not None or self.test.readers(place):
-            return False
+            return ""
         writer = trace.writers.get(trace.origin(self.body.outputs[place]))
         if writer is None or writer.op != "TensorListSetItem" or trace.readers(place) != [writer]:
-            return False
-        if trace.argument(writer.inputs[0]) != place:
-            return False
-        others = [key for i, key in enumerate(self.body.outputs) if i != place]
-        if any(trace.argument(key) == place for key in others):
-            return False
-        if sum(trace.origin(key) in writer.outputs for key in self.body.outputs) > 1:
-            return False
-        if any(trace.origin(key) in writer.outputs for n in self.body.nodes if n.op != "Identity" for key in n.inputs):
-            return False
+            return ""
+        if trace.argument(writer.inputs[0]) != place or not self._only_result(place, writer):
+            return ""
+        if trace.number(writer.inputs[1]) == 0 and _number(self.b, old.length) == 1:
+            return "last"
         counter = trace.argument(writer.inputs[1])
-        return counter is not None and trace.is_counter(counter) and self._start(counter) == 0
+        in_order = counter is not None and trace.is_counter(counter) and self._start(counter) == 0
+        return "each" if in_order else ""
+
+    def _only_result(self, place: int, writer: SourceNode) -> bool:
+        """Whether nothing but one result of the body uses a list before it is written or after."""
+        trace = self.trace
+        results = [trace.origin(key) for key in self.body.outputs]
+        reads = [trace.origin(key) for n in self.body.nodes if n.op != "Identity" for key in n.inputs]
+        return (
+            trace.body.inputs[place] not in results
+            and sum(key in writer.outputs for key in results) == 1
+            and not any(key in writer.outputs for key in reads)
+        )
 
     def _start(self, place: int) -> int | None:
         value = self.inputs[place]
-        array = self.b.array(value) if hasattr(value, "dtype") and hasattr(value, "shape") else None
-        return int(array.reshape(())) if array is not None and array.size == 1 else None
+        return None if isinstance(value, TensorList) else _number(self.b, value)
 
     def _turns(self) -> ir.Value | None:
         """How often the loop turns, where it counts up to limits; None where that is not plain."""
@@ -282,6 +294,12 @@ class _Loop:
         return self.inputs[place] if place is not None and self.fixed[place] else None
 
 
+def _number(b: Builder, value: ir.Value) -> int | None:
+    """A constant integer scalar."""
+    array = b.array(value)
+    return int(array.reshape(())) if array is not None and array.size == 1 else None
+
+
 def _same_number(b: Builder, one: ir.Value, other: ir.Value) -> bool:
     """Whether two scalars are known to be equal."""
     if one is other:
@@ -290,11 +308,11 @@ def _same_number(b: Builder, one: ir.Value, other: ir.Value) -> bool:
     return ours is not None and ours == theirs
 
 
-def _wider(declared: Any, found: Any) -> list[Any]:
+def _wider(declared: Any, found: Any) -> Any:
     """A shape that both fit."""
     if found is None or declared is None or len(found) != len(declared):
         raise UnsupportedError("with a value whose number of axes changes")
-    return tuple(a if a == c else None for a, c in zip(declared, found, strict=True))  # type: ignore[return-value]
+    return tuple(a if a == c else None for a, c in zip(declared, found, strict=True))
 
 
 def _discard(builder: Builder) -> None:
