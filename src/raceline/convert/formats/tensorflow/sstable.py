@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ _MOST_BLOCK_BYTES = 1 << 28
 _MOST_GROWTH = 64
 _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), reflected
 _MASK_DELTA = 0xA282EAD8
+
+_Words = np.ndarray[Any, np.dtype[np.uint32]]
 
 
 def looks_like_table(data: bytes) -> bool:
@@ -89,75 +92,83 @@ def masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
+def crc32c(data: bytes | memoryview) -> int:
+    """CRC-32C of some bytes; long ones are cut into lanes that NumPy works on side by side."""
+    crc = 0
+    if len(data) >= _MOST_LANES:
+        width = 64 * (len(data) // (64 * _MOST_LANES) | 1)  # odd, as caches hold few lines a power of two apart
+        num_lanes = len(data) // width
+        content = np.frombuffer(data, "<u4", num_lanes * width // 4).reshape(num_lanes, width // 4)
+        crc = _joined(_lanes(content), width)
+        data = data[num_lanes * width :]
+    table, crc = _tables()[0], crc ^ 0xFFFFFFFF
+    for byte in bytes(data):
+        crc = table[(crc ^ byte) & 255] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
+
+
+_MOST_LANES = 4096
+
+
 @cache
-def _table() -> list[int]:
+def _tables() -> tuple[list[int], _Words, _Words]:
+    """What one byte does to a checksum; and what the low and the high half of a word do in four steps."""
     table = []
     for byte in range(256):
         crc = byte
         for _ in range(8):
             crc = crc >> 1 ^ (_POLYNOMIAL if crc & 1 else 0)
         table.append(crc)
-    return table
+    single = np.array(table, np.uint32)
+    halves = np.arange(1 << 16, dtype=np.uint32)
+
+    def step(crc: _Words) -> _Words:
+        return single[crc & 255] ^ crc >> np.uint32(8)
+
+    high = step(step(halves))
+    return table, step(step(high)), high
 
 
-_LANE_BYTES = 1024
-
-
-def crc32c(data: bytes | memoryview) -> int:
-    """CRC-32C of some bytes; long ones are cut into lanes that NumPy works on side by side."""
-    num_lanes = len(data) // _LANE_BYTES
-    crc = 0
-    if num_lanes >= 16:
-        crc = _joined(_lanes(np.frombuffer(data, np.uint8, num_lanes * _LANE_BYTES)))
-        data = data[num_lanes * _LANE_BYTES :]
-    table, crc = _table(), crc ^ 0xFFFFFFFF
-    for byte in bytes(data):
-        crc = table[(crc ^ byte) & 255] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
-
-
-def _lanes(content: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> list[int]:
-    """The checksum of each lane."""
-    table = np.array(_table(), np.uint32)
-    columns = np.ascontiguousarray(content.reshape(-1, _LANE_BYTES).T)
-    crc = np.full(columns.shape[1], 0xFFFFFFFF, np.uint32)
-    for column in columns:
-        crc = table[(crc ^ column) & 255] ^ crc >> np.uint32(8)
+def _lanes(content: _Words) -> list[int]:
+    """The checksum of each row of words."""
+    _, low, high = _tables()
+    crc = np.full(len(content), 0xFFFFFFFF, np.uint32)
+    for place in range(content.shape[1]):
+        crc = crc ^ content[:, place]
+        crc = low[crc & np.uint32(0xFFFF)] ^ high[crc >> np.uint32(16)]
     return [int(c) for c in crc ^ np.uint32(0xFFFFFFFF)]
 
 
-def _joined(crcs: list[int]) -> int:
+def _joined(crcs: list[int], width: int) -> int:
     """The checksum of lanes one after another: zeros are shifted in by a linear map over GF(2)."""
-    rows = _shift_tables()
+    one, two, three, four = _shift_tables(width)
     crc = crcs[0]
     for lane in crcs[1:]:
-        shifted = rows[0][crc & 255] ^ rows[1][crc >> 8 & 255] ^ rows[2][crc >> 16 & 255] ^ rows[3][crc >> 24]
-        crc = shifted ^ lane
+        crc = one[crc & 255] ^ two[crc >> 8 & 255] ^ three[crc >> 16 & 255] ^ four[crc >> 24] ^ lane
     return crc
 
 
-@cache
-def _shift_tables() -> list[list[int]]:
+@lru_cache(maxsize=64)
+def _shift_tables(width: int) -> list[list[int]]:
     """What a lane of zero bytes makes of each byte of a checksum."""
-    table = _table()
+    table = _tables()[0]
+    power = [table[1 << bit & 255] ^ (1 << bit) >> 8 for bit in range(32)]  # of one zero byte
+    columns = [1 << bit for bit in range(32)]
+    while width:
+        if width & 1:
+            columns = [_times(power, column) for column in columns]
+        power = [_times(power, column) for column in power]
+        width >>= 1
+    return [[_times(columns, byte << start) for byte in range(256)] for start in range(0, 32, 8)]
 
-    def through(crc: int) -> int:
-        for _ in range(_LANE_BYTES):
-            crc = table[crc & 255] ^ crc >> 8
-        return crc
 
-    bits = [through(1 << bit) for bit in range(32)]
-    rows = []
-    for start in range(0, 32, 8):
-        row = []
-        for byte in range(256):
-            total = 0
-            for bit in range(8):
-                if byte >> bit & 1:
-                    total ^= bits[start + bit]
-            row.append(total)
-        rows.append(row)
-    return rows
+def _times(columns: list[int], vector: int) -> int:
+    """A matrix of bits by a vector of bits."""
+    total = 0
+    for bit in range(vector.bit_length()):
+        if vector >> bit & 1:
+            total ^= columns[bit]
+    return total
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:

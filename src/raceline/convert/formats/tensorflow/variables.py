@@ -71,6 +71,7 @@ class Variables:
     def _follow(self, nodes: Sequence[SourceNode]) -> None:
         """Learn what each assignment stores where."""
         writers = {key: node for node in nodes for key in node.outputs}
+        texts: dict[str, list[str]] = {}
         for node in nodes:
             if node.op not in _ASSIGN or len(node.inputs) < 2:
                 continue
@@ -81,7 +82,10 @@ class Variables:
             if restore is None or variable is None or restore.op != "RestoreV2" or variable.op not in HANDLES:
                 continue
             index = restore.outputs.index(tensor)
-            names, specs = (_texts(writers, key) for key in restore.inputs[1:3])
+            for key in restore.inputs[1:3]:
+                if key not in texts:
+                    texts[key] = _texts(writers, key)
+            names, specs = (texts[key] for key in restore.inputs[1:3])
             if index < len(names):
                 place = names[index], specs[index] if index < len(specs) else ""
                 self._places[variable.name] = place
