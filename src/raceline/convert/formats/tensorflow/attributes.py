@@ -45,28 +45,28 @@ class Attributes(Mapping[str, Any]):
     """Attributes by name; remembers which were asked for.
 
     Attributes:
-        values: by name.
+        plain: by name.
         asked: names that a rule has looked at.
     """
 
-    values: Mapping[str, Any]
+    plain: Mapping[str, Any]
     asked: set[str] = field(default_factory=set)
 
     def __getitem__(self, name: str) -> Any:
         self.asked.add(name)
-        return self.values[name]
+        return self.plain[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values)
+        return iter(self.plain)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.plain)
 
     def ignored(self) -> list[str]:
         """Attributes that a rule has not looked at although they may change what the node means."""
         return sorted(
             name
-            for name in self.values
+            for name in self.plain
             if name not in self.asked and name not in _HARMLESS and not name.startswith("_")
         )
 

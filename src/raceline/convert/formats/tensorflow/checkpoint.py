@@ -10,7 +10,7 @@ import numpy as np
 
 from raceline.convert.files import content, inside, refuse_strange
 from raceline.convert.formats.tensorflow import sstable
-from raceline.convert.formats.tensorflow.messages import message, parse
+from raceline.convert.formats.tensorflow.messages import parse
 from raceline.convert.formats.tensorflow.tensors import STRING, dtype_of, shape_of_proto
 from raceline.convert.graph import Array
 from raceline.convert.lower import UnsupportedError

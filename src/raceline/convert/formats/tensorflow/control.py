@@ -71,7 +71,13 @@ class Control:
         return self._choose(b, node, place, bodies, 0, inputs)
 
     def _choose(
-        self, b: Builder, node: SourceNode, place: ir.Value, bodies: list[Body], first: int, inputs: Sequence[Any]
+        self,
+        b: Builder,
+        node: SourceNode,
+        place: ir.Value,
+        bodies: list[Body],
+        first: int,
+        inputs: Sequence[Any],
     ) -> Any:
         """The first of some bodies, or one of the rest."""
         if first == len(bodies) - 1:

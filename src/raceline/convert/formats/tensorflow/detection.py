@@ -94,13 +94,17 @@ def _combined(
 
     boxes (batch, boxes, 1 or classes, 4), scores (batch, boxes, classes).
     """
-    (each_count,), (total_count,) = (fixed(b, v, "number of boxes").reshape(-1).tolist() for v in (each, total))
+    (each_count,), (total_count,) = (
+        fixed(b, v, "number of boxes").reshape(-1).tolist() for v in (each, total)
+    )
     num_boxes, classes = b.shape(scores)[1:]
     shared = b.shape(boxes)[2]
     if not all(isinstance(size, int) for size in (num_boxes, classes, shared)):
         raise UnsupportedError("with an open number of boxes or classes")
     assert isinstance(num_boxes, int) and isinstance(classes, int) and isinstance(shared, int)
-    size = min(total_count, each_count * classes) if node.attributes.get("pad_per_class", False) else total_count
+    size = (
+        min(total_count, each_count * classes) if node.attributes.get("pad_per_class", False) else total_count
+    )
     turned = b.transpose(scores, [0, 2, 1])  # (batch, classes, boxes)
     if shared == 1:
         own, place = b.op("Squeeze", boxes, [2]), turned

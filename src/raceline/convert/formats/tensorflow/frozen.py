@@ -110,7 +110,8 @@ def _inputs(
             raise BadModelError(f"{library.source} has no tensor {tensor!r}")
         attributes = attributes_of(node.attr, {}, limits)
         code = next(
-            (attributes[key].code for key in ("dtype", "T", "DstT") if hasattr(attributes.get(key), "code")), 1
+            (attributes[key].code for key in ("dtype", "T", "DstT") if hasattr(attributes.get(key), "code")),
+            1,
         )
         declared: Any = shape if shape is not None else attributes.get("shape")
         found.append(Port(tensor.removesuffix(":0"), tensor, code, declared))

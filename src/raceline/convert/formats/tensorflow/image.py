@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 rules = Rules()
 
+Places = np.ndarray[Any, np.dtype[np.int64]]
+
 
 def _mode(node: SourceNode) -> str:
     """How ONNX names the way places of the result are found in the input."""
@@ -35,7 +37,9 @@ def _resized(b: Builder, x: ir.Value, size: ir.Value, **settings: Any) -> ir.Val
         # By scales where they are exact: all engines keep an open batch then.
         scales = [int(n) / int(m) for n, m in zip(known, shape[2:], strict=True)]  # type: ignore[arg-type]
         if all(scale == round(scale) for scale in scales) and settings["mode"] != "cubic":
-            return channels_last(b, b.op("Resize", x, None, np.array([1, 1, *scales], np.float32), **settings))
+            return channels_last(
+                b, b.op("Resize", x, None, np.array([1, 1, *scales], np.float32), **settings)
+            )
     whole = b.op("Concat", b.op("Shape", x, start=0, end=2), vector(b, size), axis=0)
     return channels_last(b, b.op("Resize", x, None, None, whole, **settings))
 
@@ -71,13 +75,17 @@ def _nearest(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
             for axis, (n, m) in enumerate(zip(wanted, sizes, strict=True), 1):
                 x = b.op("Gather", x, _nearest_places(m, n, mode), axis=axis)
             return x
-    rounding = {"half_pixel": "round_prefer_ceil", "align_corners": "round_prefer_ceil", "asymmetric": "floor"}
+    rounding = {
+        "half_pixel": "round_prefer_ceil",
+        "align_corners": "round_prefer_ceil",
+        "asymmetric": "floor",
+    }
     return _resized(
         b, x, size, mode="nearest", coordinate_transformation_mode=mode, nearest_mode=rounding[mode]
     )
 
 
-def _nearest_places(size: int, wanted: int, mode: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _nearest_places(size: int, wanted: int, mode: str) -> Places:
     """The element that each place of the result takes, in float32 as TensorFlow calculates it."""
     places = np.arange(wanted, dtype=np.float32)
     if mode == "align_corners":
@@ -87,7 +95,8 @@ def _nearest_places(size: int, wanted: int, mode: str) -> np.ndarray[Any, np.dty
         step = np.float32(size) / np.float32(wanted)
         offset = np.float32(0.5 if mode == "half_pixel" else 0)
         found = np.floor((places + offset) * step)
-    return np.clip(found, 0, size - 1).astype(np.int64)
+    result: Places = np.clip(found, 0, size - 1).astype(np.int64)
+    return result
 
 
 @rules("CropAndResize")
@@ -107,9 +116,7 @@ def _crop_and_resize(
         place = _crop_places(b, low, high, last, count)
         places.append(place)
         zero = np.float32(0)
-        inside.append(
-            b.op("And", b.op("GreaterOrEqual", place, zero), b.op("LessOrEqual", place, last))
-        )
+        inside.append(b.op("And", b.op("GreaterOrEqual", place, zero), b.op("LessOrEqual", place, last)))
     fits = b.op("And", b.op("Unsqueeze", inside[0], [2]), b.op("Unsqueeze", inside[1], [1]))
     fits = b.op("Unsqueeze", fits, [3])
     owner = b.reshape(b.cast(owners, np.int64), [-1, 1, 1])

@@ -11,7 +11,7 @@ import numpy as np
 from raceline.convert.build import Builder
 from raceline.convert.dims import dims_in
 from raceline.convert.formats.tensorflow.graph import Body
-from raceline.convert.formats.tensorflow.lists import Scanned, Slot, items_of
+from raceline.convert.formats.tensorflow.lists import Slot, items_of
 from raceline.convert.formats.tensorflow.values import TensorList, fixed_rank
 from raceline.convert.graph import shape_of
 from raceline.convert.lower import SourceNode, UnsupportedError
@@ -276,7 +276,11 @@ class _Loop:
             return None
         if node.op == "LogicalAnd":
             parts = [self._limits(item, depth - 1) for item in node.inputs]
-            return None if any(part is None for part in parts) else [pair for part in parts for pair in part or ()]
+            return (
+                None
+                if any(part is None for part in parts)
+                else [pair for part in parts for pair in part or ()]
+            )
         if node.op not in {"Less", "Greater"}:
             return None
         small, large = node.inputs if node.op == "Less" else node.inputs[::-1]

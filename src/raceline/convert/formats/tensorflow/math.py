@@ -32,7 +32,13 @@ _BINARY = {
     "LogicalAnd": "And", "LogicalOr": "Or", "LogicalXor": "Xor", "BitwiseAnd": "BitwiseAnd",
     "BitwiseOr": "BitwiseOr", "BitwiseXor": "BitwiseXor", "TruncateDiv": "Div", "RealDiv": "Div", "Div": "Div",
 }  # fmt: skip
-_REDUCE = {"Sum": "ReduceSum", "Mean": "ReduceMean", "Max": "ReduceMax", "Min": "ReduceMin", "Prod": "ReduceProd"}
+_REDUCE = {
+    "Sum": "ReduceSum",
+    "Mean": "ReduceMean",
+    "Max": "ReduceMax",
+    "Min": "ReduceMin",
+    "Prod": "ReduceProd",
+}
 
 
 def _unary(op: str) -> Callable[..., Any]:
@@ -187,7 +193,9 @@ def _floor_mod(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
     rest = b.op("Mod", x, y, fmod=1)
     zero = b.scalar(0, x)
     wrong = b.op(
-        "And", b.op("Not", b.op("Equal", rest, zero)), b.op("Xor", b.op("Less", rest, zero), b.op("Less", y, zero))
+        "And",
+        b.op("Not", b.op("Equal", rest, zero)),
+        b.op("Xor", b.op("Less", rest, zero), b.op("Less", y, zero)),
     )
     return b.op("Where", wrong, b.op("Add", rest, y), rest)
 
@@ -329,14 +337,18 @@ def _arg(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value) -> Any:
 
 @rules("Cumsum")
 def _cumsum(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value) -> Any:
-    flags = {name: int(bool(node.attributes.get(name, False))) for name in ("exclusive", "reverse")}
+    flags: dict[str, Any] = {
+        name: int(bool(node.attributes.get(name, False))) for name in ("exclusive", "reverse")
+    }
     return b.op("CumSum", x, b.cast(axis, np.int64), **flags)
 
 
 @rules("Cumprod")
 def _cumprod(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value) -> Any:
     """By a sum of logarithms for the size and a sum of signs; zeros stay zero from where they stand."""
-    flags = {name: int(bool(node.attributes.get(name, False))) for name in ("exclusive", "reverse")}
+    flags: dict[str, Any] = {
+        name: int(bool(node.attributes.get(name, False))) for name in ("exclusive", "reverse")
+    }
     if b.dtype(x).kind != "f":
         raise UnsupportedError("of integers")
     place = b.cast(axis, np.int64)
@@ -352,5 +364,7 @@ def _cumprod(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value) -> Any:
 
 @rules("SoftmaxCrossEntropyWithLogits")
 def _cross_entropy(b: Builder, node: SourceNode, logits: ir.Value, labels: ir.Value) -> Any:
-    loss = b.op("Neg", b.op("ReduceSum", b.op("Mul", labels, b.op("LogSoftmax", logits, axis=-1)), [-1], keepdims=0))
+    loss = b.op(
+        "Neg", b.op("ReduceSum", b.op("Mul", labels, b.op("LogSoftmax", logits, axis=-1)), [-1], keepdims=0)
+    )
     return loss, b.op("Sub", b.op("Softmax", logits, axis=-1), labels)

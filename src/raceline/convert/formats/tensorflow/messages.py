@@ -9,8 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from raceline.core.errors import BadModelError
 from raceline.convert.files import too_large
+from raceline.core.errors import BadModelError
 from raceline.ir import Limits, wire
 from raceline.ir.load import PARSE_FAILURES
 

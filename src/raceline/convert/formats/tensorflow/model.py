@@ -88,7 +88,9 @@ def _tensor(b: Builder, port: Port, value: Any, source: str) -> ir.Value:
     if isinstance(value, Complex):
         raise UnsupportedOperatorError(source, {"complex numbers as an output": [port.name]}, WAY_OUT)
     if not hasattr(value, "dtype") or value.dtype is None or value.dtype.name == "STRING":
-        raise UnsupportedOperatorError(source, {"an output that is no tensor of numbers": [port.name]}, WAY_OUT)
+        raise UnsupportedOperatorError(
+            source, {"an output that is no tensor of numbers": [port.name]}, WAY_OUT
+        )
     return value  # type: ignore[no-any-return]
 
 

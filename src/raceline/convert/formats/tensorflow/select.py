@@ -51,9 +51,7 @@ def _gathered(b: Builder, x: ir.Value, places: ir.Value, axis: int, batch: int) 
     # Axes between the batch and the gathered one move behind it, and back in the result.
     middle, rest = list(range(batch, axis)), list(range(axis + 1, rank))
     turned = b.transpose(x, [*range(batch), axis, *middle, *rest])
-    found = b.op(
-        "GatherND", turned, b.op("Unsqueeze", b.cast(places, np.int64), [-1]), batch_dims=batch
-    )
+    found = b.op("GatherND", turned, b.op("Unsqueeze", b.cast(places, np.int64), [-1]), batch_dims=batch)
     new = count - batch
     moved = [*range(count, count + len(middle)), *range(batch, batch + new)]
     total = rank - 1 + new
@@ -200,7 +198,9 @@ def _diag_part(b: Builder, node: SourceNode, x: ir.Value) -> Any:
 
 
 @rules("SegmentSum", "UnsortedSegmentSum", "UnsortedSegmentMax", "UnsortedSegmentMin")
-def _segments(b: Builder, node: SourceNode, x: ir.Value, places: ir.Value, count: ir.Value | None = None) -> Any:
+def _segments(
+    b: Builder, node: SourceNode, x: ir.Value, places: ir.Value, count: ir.Value | None = None
+) -> Any:
     if count is None or node.op == "SegmentSum":
         raise UnsupportedError("with a number of segments that the data decides")
     if fixed_rank(b, places) != 1:

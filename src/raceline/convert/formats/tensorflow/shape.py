@@ -47,7 +47,9 @@ def _const(b: Builder, node: SourceNode) -> Any:
     if array.nbytes > _MOST_KEPT_BYTES and array.size and not any(array.strides):
         return b.op("Expand", b.constant(array.reshape(-1)[:1].reshape(())), list(array.shape))
     if array.dtype.kind == "O":
-        return b.constant(np.array([t.decode("utf-8", "replace") for t in array.reshape(-1)], object).reshape(array.shape))
+        return b.constant(
+            np.array([t.decode("utf-8", "replace") for t in array.reshape(-1)], object).reshape(array.shape)
+        )
     return b.constant(array, name=node.name if array.size > 16 else "")
 
 
@@ -288,7 +290,7 @@ def _symmetric(b: Builder, x: ir.Value, axis: int, before: int, after: int) -> i
         parts.insert(0, b.op("Slice", x, [before - 1], [-_FAR], [axis], [-1]))
     if after:
         parts.append(b.op("Slice", x, [_FAR], [-after - 1], [axis], [-1]))
-    return b.op("Concat", *parts, axis=axis) if len(parts) > 1 else x  # type: ignore[no-any-return]
+    return b.op("Concat", *parts, axis=axis) if len(parts) > 1 else x
 
 
 @rules("ReverseV2")
@@ -371,8 +373,8 @@ def _strided_slice(
         axes, lows, highs, many = zip(*ranges, strict=True)
         x = b.op("Slice", x, _joined(b, lows), _joined(b, highs), list(axes), list(many))
     for axis, index in sorted(singles, key=lambda item: -item[0]):
-        place = np.int64(index) if isinstance(index, int) else b.reshape(index, [])
-        x = b.op("Gather", x, place, axis=axis)
+        single: Any = np.int64(index) if isinstance(index, int) else b.reshape(index, [])
+        x = b.op("Gather", x, single, axis=axis)
     return b.op("Unsqueeze", x, plan.fresh) if plan.fresh else x
 
 

@@ -163,9 +163,7 @@ def _quotient(b: Builder, node: SourceNode, rule: Rule, x: Any, y: Any) -> Any:
 
 def _exponential(b: Builder, node: SourceNode, rule: Rule, x: Complex) -> Any:
     size = b.op("Exp", x.real)
-    return Complex(
-        b.op("Mul", size, b.op("Cos", x.imaginary)), b.op("Mul", size, b.op("Sin", x.imaginary))
-    )
+    return Complex(b.op("Mul", size, b.op("Cos", x.imaginary)), b.op("Mul", size, b.op("Sin", x.imaginary)))
 
 
 def _size_of(b: Builder, node: SourceNode, rule: Rule, x: Complex) -> Any:

@@ -96,7 +96,9 @@ def crc32c(data: bytes | memoryview) -> int:
     """CRC-32C of some bytes; long ones are cut into lanes that NumPy works on side by side."""
     crc = 0
     if len(data) >= _MOST_LANES:
-        width = 64 * (len(data) // (64 * _MOST_LANES) | 1)  # odd, as caches hold few lines a power of two apart
+        width = 64 * (
+            len(data) // (64 * _MOST_LANES) | 1
+        )  # odd, as caches hold few lines a power of two apart
         num_lanes = len(data) // width
         content = np.frombuffer(data, "<u4", num_lanes * width // 4).reshape(num_lanes, width // 4)
         crc = _joined(_lanes(content), width)
@@ -123,7 +125,8 @@ def _tables() -> tuple[list[int], _Words, _Words]:
     halves = np.arange(1 << 16, dtype=np.uint32)
 
     def step(crc: _Words) -> _Words:
-        return single[crc & 255] ^ crc >> np.uint32(8)
+        result: _Words = single[crc & 255] ^ crc >> np.uint32(8)
+        return result
 
     high = step(step(halves))
     return table, step(step(high)), high

@@ -144,8 +144,9 @@ def part(b: Builder, value: ir.Value, place: int) -> ir.Value:
     while (cast := producer(stack, "Cast")) is not None and cast.inputs[0] is not None:
         stack = cast.inputs[0]
     concat = producer(stack, "Concat")
-    if concat is not None and all(item is not None and b.shape(item) == (1,) for item in concat.inputs):
-        return b.cast(concat.inputs[place], np.int64)
+    stacked = [item for item in concat.inputs if item is not None] if concat is not None else []
+    if stacked and all(b.shape(item) == (1,) for item in stacked):
+        return b.cast(stacked[place], np.int64)
     return b.op("Gather", b.cast(value, np.int64), [place], axis=0)  # type: ignore[no-any-return]
 
 

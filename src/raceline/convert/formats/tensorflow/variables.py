@@ -27,9 +27,7 @@ class Variables:
         limits: what parts of the checkpoint may take.
     """
 
-    def __init__(
-        self, library: Library, restore: str, checkpoint: Checkpoint | None, limits: Limits
-    ) -> None:
+    def __init__(self, library: Library, restore: str, checkpoint: Checkpoint | None, limits: Limits) -> None:
         self._checkpoint = checkpoint
         self._source = library.source
         self._places: dict[str, tuple[str, str]] = {}
