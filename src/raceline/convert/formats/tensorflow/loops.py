@@ -74,16 +74,6 @@ class _Trace:
             if node.op != "Identity" and any(self.argument(key) == place for key in node.inputs)
         ]
 
-    def is_counter(self, place: int) -> bool:
-        """Whether each turn adds one to an argument."""
-        node = self.writers.get(self.origin(self.body.outputs[place]))
-        if node is None or node.op not in {"AddV2", "Add"}:
-            return False
-        one, other = node.inputs
-        return (self.argument(one) == place and self.number(other) == 1) or (
-            self.argument(other) == place and self.number(one) == 1
-        )
-
 
 def translated_loop(
     b: Builder, runner: Runner, condition: Body, body: Body, inputs: Sequence[Any]
@@ -234,7 +224,7 @@ class _Loop:
         if trace.number(writer.inputs[1]) == 0 and _number(self.b, old.length) == 1:
             return "last"
         counter = trace.argument(writer.inputs[1])
-        in_order = counter is not None and trace.is_counter(counter) and self._start(counter) == 0
+        in_order = counter is not None and self._is_counter(counter) and self._start(counter) == 0
         return "each" if in_order else ""
 
     def _only_result(self, place: int, writer: SourceNode) -> bool:
@@ -248,9 +238,29 @@ class _Loop:
             and not any(key in writer.outputs for key in reads)
         )
 
+    def _is_counter(self, place: int) -> bool:
+        """Whether each turn adds one to a value."""
+        trace = self.trace
+        node = trace.writers.get(trace.origin(self.body.outputs[place]))
+        if node is None or node.op not in {"AddV2", "Add"}:
+            return False
+        one, other = node.inputs
+        return (trace.argument(one) == place and self._whole(other) == 1) or (
+            trace.argument(other) == place and self._whole(one) == 1
+        )
+
+    def _whole(self, key: str) -> int | None:
+        """An integer that the body reads, where it is always the same."""
+        place = self.trace.argument(key)
+        if place is None:
+            return self.trace.number(key)
+        return self._start(place) if self.fixed[place] else None
+
     def _start(self, place: int) -> int | None:
+        """A value before the first turn, where it is a known integer."""
         value = self.inputs[place]
-        return None if isinstance(value, TensorList) else _number(self.b, value)
+        known = hasattr(value, "dtype") and not isinstance(value, TensorList)
+        return _number(self.b, value) if known else None
 
     def _turns(self) -> ir.Value | None:
         """How often the loop turns, where it counts up to limits; None where that is not plain."""
@@ -285,7 +295,7 @@ class _Loop:
             return None
         small, large = node.inputs if node.op == "Less" else node.inputs[::-1]
         counter, limit = self.test.argument(small), self._constant(large)
-        if counter is None or limit is None or not self.trace.is_counter(counter):
+        if counter is None or limit is None or not self._is_counter(counter):
             return None
         return [(counter, limit)]
 
@@ -301,7 +311,8 @@ class _Loop:
 def _number(b: Builder, value: ir.Value) -> int | None:
     """A constant integer scalar."""
     array = b.array(value)
-    return int(array.reshape(())) if array is not None and array.size == 1 else None
+    fits = array is not None and array.size == 1 and array.dtype.kind in "iu"
+    return int(array.reshape(())) if array is not None and fits else None
 
 
 def _same_number(b: Builder, one: ir.Value, other: ir.Value) -> bool:
