@@ -14,14 +14,11 @@ from raceline.ir import Limits
 
 # Say nothing that inputs and outputs do not say too, or only how to run.
 _HARMLESS = frozenset(
-    """T T1 T2 Ta Tb Tx Tout Tin Tcomplex Treal Tshape Tidx Tindices Tparams Taxis Tperm Tpaddings Tmultiples Tdim
-    Tlen TI Tcond TK Tsize Tsplits Tblock_shape Tcrops Toutput Tinput Tfilter Tk Tlabels Tpos Tq S SrcT Index
-    dtype dtypes N U num num_split _class use_cudnn_on_gpu container shared_name validate_indices
-    index_type parallel_iterations swap_memory element_dtype shape_type explicit_paddings body cond f
-    then_branch else_branch branches config config_proto executor_type output_shapes incompatible_shape_error
-    allowed_devices debug_name key_dtype value_dtype use_node_name_sharing message max_num_elements
-    grad_x grad_y grad_a grad_b Tindex Targmax out_idx index_dtype handle_dtype bad_indices_policy T_threshold
-    use_inter_op_parallelism""".split()
+    """N U S Index dtype dtypes num num_split use_cudnn_on_gpu container shared_name validate_indices index_type
+    parallel_iterations swap_memory element_dtype shape_type explicit_paddings body cond f then_branch else_branch
+    branches config config_proto executor_type output_shapes incompatible_shape_error allowed_devices debug_name
+    key_dtype value_dtype use_node_name_sharing message max_num_elements grad_x grad_y grad_a grad_b out_idx
+    handle_dtype bad_indices_policy use_inter_op_parallelism SrcT""".split()
 )
 
 
@@ -66,8 +63,9 @@ class Attributes(Mapping[str, Any]):
         """Attributes that a rule has not looked at although they may change what the node means."""
         return sorted(
             name
-            for name in self.plain
+            for name, item in self.plain.items()
             if name not in self.asked and name not in _HARMLESS and not name.startswith("_")
+            if not (isinstance(item, TypeCode | list) and name.startswith("T"))  # types, as the inputs have them
         )
 
 
