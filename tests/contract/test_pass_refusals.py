@@ -1,38 +1,11 @@
 """What looks like a pass's pattern and must be left alone, and the sentence that says why."""
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
+from pass_traps import MORE, Trap, f32
 from test_passes import PASSES, error, feeds, rewrites
 
 from raceline.convert import Refusal, optimise
-from raceline.convert.example import model_from_text
-
-
-@dataclass(frozen=True)
-class Trap:
-    """A model on which a pass must do nothing.
-
-    `reason` is a part of the refusal; empty where not even the pattern may fit.
-    """
-
-    author: str
-    why: str
-    body: str
-    reason: str = ""
-    weights: dict = field(default_factory=dict)
-    opset: int = 17
-
-    def model(self):
-        return model_from_text(
-            f'<ir_version: 8, opset_import: ["": {self.opset}]> main {self.body}', **self.weights
-        )
-
-
-def f32(*numbers):
-    return np.array(numbers[0] if len(numbers) == 1 else numbers, np.float32)
-
 
 CONV = {"w": (4, 4, 3, 3), "b": (4,)}
 NORM = {"scale": (4,), "offset": (4,), "mean": (4,), "variance": f32(1, 2, 3, 4)}
@@ -595,6 +568,9 @@ TRAPS = [
         "y = Transpose<perm = [0,3,1,2]>(s) }",
     ),
 ]
+
+
+TRAPS += MORE
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: f"{trap.author}: {trap.why}")

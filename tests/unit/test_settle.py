@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
+from raceline.convert.example import model_from_text
 from raceline.convert.readers import onnx as reader
 from raceline.convert.settle import settle
 from raceline.core.errors import ShapeError
+from raceline.ir import Values, check, run_reference
 
 
 def saved(tmp_path, nodes, inputs, outputs, weights=()):
@@ -35,12 +37,32 @@ def test_items_that_see_each_other_get_none(tmp_path):
     assert model.signature.batch_axis is None and sizes == {"n": 1}
 
 
-def test_a_value_that_the_caller_gives_is_kept(tmp_path):
+@pytest.fixture
+def rated(tmp_path):
     rate = helper.make_tensor_value_info("rate", TensorProto.INT64, [])
     nodes = [helper.make_node("Cast", ["rate"], ["r"], to=1), helper.make_node("Mul", ["x", "r"], ["y"])]
-    model = saved(tmp_path, nodes, [floats("x", [1, 3]), rate], [floats("y", [1, 3])])
-    model, _ = settle(model, values={"rate": 16000})
-    assert model.signature.input("rate").values.choices == (16000,)
+    return saved(tmp_path, nodes, [floats("x", [1, 3]), rate], [floats("y", [1, 3])])
+
+
+def test_a_range_that_the_caller_gives_is_kept(rated):
+    model, _ = settle(rated, values={"rate": Values(8000, 16000, (8000, 16000))})
+    assert model.signature.input("rate").values.choices == (8000, 16000)
+
+
+def test_a_number_fixes_an_input(rated):
+    model, _ = settle(rated, values={"rate": 16000})
+    assert [spec.name for spec in model.signature.inputs] == ["x"]
+    assert any("'rate' at 16000" in step for step in model.provenance.steps)
+    check(model)
+    x = np.float32([[1, 2, 3]])
+    np.testing.assert_array_equal(run_reference(model, {"x": x})["y"], x * 16000)
+    assert len(rated.signature.inputs) == 2, "the model that was given stays"
+
+
+@pytest.mark.parametrize("number", [0.5, 2.0**70])
+def test_a_number_that_the_input_cannot_hold_is_refused(rated, number):
+    with pytest.raises(ShapeError, match="'rate' cannot be"):
+        settle(rated, values={"rate": number})
 
 
 def test_unknown_names_and_wrong_shapes_are_refused_with_what_fits(tmp_path):
@@ -53,3 +75,38 @@ def test_unknown_names_and_wrong_shapes_are_refused_with_what_fits(tmp_path):
         settle(model, values={"x": 1})
     with pytest.raises(ShapeError, match=r"cannot have shape \[1, 4\]"):
         settle(model, shapes={"x": (1, 4)})
+
+
+def squeezing(tmp_path):
+    """What exporters make of `squeeze(-1)`: a branch by the size of an axis."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        main (float[n, 2, w] x, int64[1] last, int64[1] one) => (float[a, 2] y) {
+            sizes = Shape(x)
+            size = Gather(sizes, last)
+            alone = Equal(size, one)
+            y = If (alone) <
+                then_branch = squeezed () => (float[b, 2] s) { s = Squeeze(x, last) },
+                else_branch = summed () => (float[c, 2] t) {
+                    t = ReduceSum<keepdims = 0>(x, last)
+                }
+            >
+        }"""
+    return model_from_text(text, last=np.array([-1]), one=np.array([1]))
+
+
+@pytest.mark.parametrize("width", [1, 5])
+def test_sizes_that_the_caller_gives_settle_branches(tmp_path, width):
+    source = squeezing(tmp_path)
+    model, sizes = settle(source, shapes={"x": (1, 2, width)})
+    assert [node.op_type for node in model.program.graph] == ["Squeeze" if width == 1 else "ReduceSum"]
+    assert model.signature.inputs[0].shape[1:] == (2, width)
+    assert model.signature.batch_axis is not None and set(sizes) == {model.signature.batch_axis}
+    assert any("branches" in step for step in model.provenance.steps)
+    check(model)
+    x = np.random.default_rng(0).standard_normal((3, 2, width)).astype(np.float32)
+    np.testing.assert_array_equal(run_reference(model, {"x": x})["y"], run_reference(source, {"x": x})["y"])
+
+
+def test_sizes_that_were_only_tried_settle_nothing(tmp_path):
+    model, _ = settle(squeezing(tmp_path))
+    assert "If" in [node.op_type for node in model.program.graph]

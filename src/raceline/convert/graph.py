@@ -125,9 +125,18 @@ class Scope:
             new.shape, new.type = old.shape, old.type
 
     def remove(self, nodes: Collection[ir.Node]) -> None:
-        """Take out nodes whose outputs nobody uses any more."""
+        """Take out nodes whose outputs nobody uses any more, with the graphs inside them."""
         self.graph.remove(self.in_order(nodes)[::-1], safe=True)
         self._places.clear()
+        for inner in (graph for node in nodes for graph in graphs_of(node)):
+            _let_go(inner)
+
+
+def _let_go(graph: ir.Graph) -> None:
+    """Take the nodes of a graph that is gone off the values around it, which would count them as users."""
+    for node in graph.all_nodes():
+        for place in range(len(node.inputs)):
+            node.replace_input_with(place, None)
 
 
 def _all_names(program: ir.Model) -> Iterator[str]:

@@ -108,6 +108,78 @@ def per_channel(array: Array, layer: ir.Node) -> Array | None:
     return np.broadcast_to(full.reshape(-1).astype(np.float64), (channels,))
 
 
+def input_channels(layer: ir.Node) -> int | None:
+    """Input channels of a Conv or Gemm, where its weights are constant."""
+    weight = constant(operand(layer, 1))
+    if weight is None or layer.op_type not in {"Conv", "Gemm"}:
+        return None
+    if layer.op_type == "Gemm":
+        return int(weight.shape[1 if attribute(layer, "transB", 0) else 0])
+    return int(weight.shape[1] * attribute(layer, "group", 1))
+
+
+def why_not_weighable(layer: ir.Node) -> str:
+    """Why a layer's weights cannot take a factor and an offset per input channel; empty where they can."""
+    weight, bias = constant(operand(layer, 1)), constant(operand(layer, 2))
+    if weight is None:
+        return f"the weights of {describe(layer)} are not constant"
+    if weight.dtype not in {np.dtype("float32"), np.dtype("float64")}:
+        return f"the weights of {describe(layer)} are {weight.dtype}, in which folding would lose precision"
+    if operand(layer, 2) is not None and bias is None:
+        return f"the bias of {describe(layer)} is not constant"
+    if layer.op_type == "Gemm" and attribute(layer, "transA", 0):
+        return f"{describe(layer)} transposes its input"
+    if layer.op_type == "Gemm" and bias is not None and bias.size not in {1, bias.shape[-1]}:
+        return f"the bias of {describe(layer)} differs from row to row"
+    return ""
+
+
+def per_input_channel(array: Array, layer: ir.Node) -> Array | None:
+    """A constant that meets a layer's input element by element, as (channels,); None if it is not that."""
+    channels, weight = input_channels(layer), constant(operand(layer, 1))
+    if channels is None or weight is None or array.ndim > weight.ndim:
+        return None
+    full = array.reshape((1,) * (weight.ndim - array.ndim) + array.shape)
+    if any(size != 1 for place, size in enumerate(full.shape) if place != 1) or full.shape[1] not in {
+        1,
+        channels,
+    }:
+        return None
+    return np.broadcast_to(full.reshape(-1).astype(np.float64), (channels,))
+
+
+def scale_and_shift_input(scope: Scope, layer: ir.Node, scale: Array, shift: Array) -> None:
+    """Change a layer so that it gives for `x` what it gave for `scale * x + shift`; in double precision.
+
+    Args:
+        scope: the graph the layer is in.
+        layer: one for which `why_not_weighable` is silent; where it pads, the shift must be zero.
+        scale: (input channels,) factors.
+        shift: (input channels,) offsets.
+    """
+    weight, bias = constant(operand(layer, 1)), constant(operand(layer, 2))
+    assert weight is not None
+    wide = weight.astype(np.float64)
+    if layer.op_type == "Gemm":
+        rows = wide if attribute(layer, "transB", 0) else wide.T  # (outputs, inputs)
+        alpha, beta = attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)
+        moved = alpha * (rows @ shift)
+        new = rows * scale
+        new_weight = new if attribute(layer, "transB", 0) else new.T
+        layer.attributes.pop("beta", None)
+    else:
+        beta, group = 1.0, attribute(layer, "group", 1)
+        by_group = wide.reshape(group, -1, *wide.shape[1:])  # (group, outputs, inputs / group, kernel)
+        factors, offsets = (n.reshape(group, 1, -1, *[1] * (wide.ndim - 2)) for n in (scale, shift))
+        moved = (by_group * offsets).reshape(wide.shape[0], -1).sum(1)
+        new_weight = (by_group * factors).reshape(wide.shape)
+    old = np.zeros(1) if bias is None else bias.reshape(-1).astype(np.float64) * beta
+    name = str(layer.inputs[1].name if layer.inputs[1] is not None else layer.name).split("_folded")[0]
+    layer.resize_inputs(3)
+    layer.replace_input_with(1, scope.add_constant(f"{name}_folded", new_weight.astype(weight.dtype)))
+    layer.replace_input_with(2, scope.add_constant(f"{name}_folded_bias", (old + moved).astype(weight.dtype)))
+
+
 def settle_convolution(node: ir.Node) -> None:
     """Spell out what a Conv leaves to its defaults, so that equal convolutions look equal."""
     import onnx_ir as ir

@@ -229,6 +229,8 @@ class _Run:
             self.rewrites += [Rewrite(name, what, (), reason) for what, reason in author.run(self.program)]
         else:
             for graph in scopes_of(self.program):
+                if graph is not self.program.graph and graph not in scopes_of(self.program):
+                    continue  # the node around it was taken out meanwhile
                 for outcome in _sweep(name, author, Scope(self.program, graph)):
                     kept: list[Any] = self.rewrites if isinstance(outcome, Rewrite) else self._refusals[name]
                     kept.append(outcome)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from raceline.ir import reference_control
 from raceline.ir import reference_kernels as kernels
 from raceline.ir.reference_recurrent import ACTIVATIONS, recurrent
 
@@ -49,7 +50,10 @@ def replacements() -> list[Any]:
         "Softmax": _softmax,
         "Upsample": _upsample,
     }
-    return [_operator(name, function) for name, function in functions.items()]
+    return [
+        *reference_control.classes(),
+        *(_operator(name, function) for name, function in functions.items()),
+    ]
 
 
 def _operator(name: str, function: Callable[..., Outputs]) -> Any:

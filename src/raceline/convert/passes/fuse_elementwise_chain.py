@@ -22,6 +22,9 @@ after: tuple[str, ...] = (
     "fuse_gemm_activation",
     "fuse_layer_norm",
     "fuse_matmul_add",
+    "fuse_rms_norm",
+    "fuse_rotary",
+    "fuse_skip_layer_norm",
     "remove_dead_code",
 )
 tolerance = 0.0

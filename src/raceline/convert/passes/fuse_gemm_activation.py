@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 description = "Fuse Gemm with the activation, residual and scaling that follow"
-after: tuple[str, ...] = ("fold_batch_norm", "fold_affine", "fuse_gelu", "fuse_hard_swish", "fuse_silu")
+after: tuple[str, ...] = (
+    "fold_batch_norm",
+    "fold_affine",
+    "fold_into_next",
+    "fuse_gelu",
+    "fuse_hard_swish",
+    "fuse_silu",
+)
 tolerance = 0.0
 
 
