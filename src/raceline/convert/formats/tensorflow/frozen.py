@@ -13,11 +13,14 @@ from raceline.convert.formats.tensorflow.attributes import attributes_of
 from raceline.convert.formats.tensorflow.context import Context
 from raceline.convert.formats.tensorflow.graph import WRITES, Library
 from raceline.convert.formats.tensorflow.messages import parse
-from raceline.convert.formats.tensorflow.model import Port, translated
+from raceline.convert.formats.tensorflow.model import Port, told, translated
 from raceline.convert.graph import Array
 from raceline.convert.lower import SourceNode, UnsupportedError
 from raceline.core.errors import BadModelError
 from raceline.ir import Limits, Model, Provenance, wire
+
+Given = Mapping[str, Sequence[int] | None] | Sequence[str] | None
+"""Names of inputs, perhaps with their shapes."""
 
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
 # Nodes that nobody reads and that are no results either.
@@ -59,10 +62,15 @@ def _starts_with_node(data: mmap.mmap) -> bool:
 def read_graph_def(
     path: Path,
     limits: Limits,
-    inputs: Mapping[str, Sequence[int] | None] | Sequence[str] | None,
+    inputs: Given,
     outputs: Sequence[str] | None,
 ) -> Model:
     """Read and check a model; see the reader."""
+    with told(path.name):
+        return _read(path, limits, inputs, outputs)
+
+
+def _read(path: Path, limits: Limits, inputs: Given, outputs: Sequence[str] | None) -> Model:
     source = path.name
     graph = parse("GraphDef", content(path, limits), source, limits)
     if not graph.node:
@@ -94,7 +102,7 @@ def _outputs(library: Library, wanted: Sequence[str] | None) -> list[Port]:
 
 def _inputs(
     library: Library,
-    wanted: Mapping[str, Sequence[int] | None] | Sequence[str] | None,
+    wanted: Given,
     outputs: Sequence[Port],
     limits: Limits,
 ) -> list[Port]:

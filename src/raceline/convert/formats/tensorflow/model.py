@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from raceline.convert.formats.tensorflow.graph import Library
 from raceline.convert.formats.tensorflow.tensors import dtype_of, shape_of_proto
 from raceline.convert.formats.tensorflow.values import Complex, Variable
 from raceline.convert.lower import UnsupportedError, lower
-from raceline.core.errors import BadModelError, UnsupportedOperatorError
+from raceline.core.errors import BadModelError, RacelineError, UnsupportedOperatorError
 from raceline.ir import Limits, Model, Provenance
+from raceline.ir.load import PARSE_FAILURES, root_cause
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,6 +41,24 @@ class Port:
     tensor: str
     code: int = 0
     shape: Sequence[int] | None = None
+
+
+@contextmanager
+def told(source: str) -> Iterator[None]:
+    """Turn what a file's nonsense makes Python raise inside the block into an error that names the file.
+
+    Raises:
+        BadModelError: instead of a failure that is no error of ours.
+    """
+    try:
+        yield
+    except UnsupportedError as error:
+        raise BadModelError(f"{source} cannot be read", str(error)) from error
+    except (RacelineError, *PARSE_FAILURES) as error:
+        if isinstance(error, RacelineError):
+            raise
+        why = f"{type(error).__name__}: {root_cause(error)}"
+        raise BadModelError(f"{source} is broken", why, "Export the model again.") from error
 
 
 def translated(

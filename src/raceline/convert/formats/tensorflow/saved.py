@@ -11,7 +11,7 @@ from raceline.convert.formats.tensorflow.checkpoint import Checkpoint
 from raceline.convert.formats.tensorflow.context import Context
 from raceline.convert.formats.tensorflow.graph import Library
 from raceline.convert.formats.tensorflow.messages import parse
-from raceline.convert.formats.tensorflow.model import ports, translated
+from raceline.convert.formats.tensorflow.model import ports, told, translated
 from raceline.convert.formats.tensorflow.variables import Variables
 from raceline.core.errors import BadModelError
 from raceline.ir import Limits, Model, Provenance, wire
@@ -38,6 +38,11 @@ def looks_like_saved_model(path: Path) -> bool:
 
 def read_saved_model(path: Path, limits: Limits, signature: str, tags: Sequence[str]) -> Model:
     """Read and check a model; see the reader."""
+    with told(path.name):
+        return _read(path, limits, signature, tags)
+
+
+def _read(path: Path, limits: Limits, signature: str, tags: Sequence[str]) -> Model:
     folder = path.parent if path.name == _FILE else path
     if not folder.is_dir():
         raise BadModelError(
