@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from fixtures.tensorflow.container import unpack
+
 from raceline.convert.formats.tensorflow import sstable
 from raceline.convert.formats.tensorflow.messages import message
 from raceline.convert.formats.tensorflow.snappy import decompress
@@ -191,7 +191,13 @@ def test_checksums_and_compression():
     assert whole == 0xFFFFFFFF ^ _slow(data)
     # "abcd" as a literal, then twelve bytes from four back: a copy that overlaps what it makes
     assert decompress(bytes([16, 3 << 2]) + b"abcd" + bytes([(12 - 1) << 2 | 2, 4, 0]), 100) == b"abcd" * 4
-    for broken in (b"", b"\xff\xff\xff\xff\x0f", bytes([4, 3 << 2]) + b"ab", bytes([4, 1, 9]), bytes([200, 1, 0, 65])):
+    for broken in (
+        b"",
+        b"\xff\xff\xff\xff\x0f",
+        bytes([4, 3 << 2]) + b"ab",
+        bytes([4, 1, 9]),
+        bytes([200, 1, 0, 65]),
+    ):
         with pytest.raises(ValueError):
             decompress(broken, 1000)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from fixtures.tensorflow.container import unpack
+
 from raceline.convert.readers import graph_def, saved_model
 from raceline.core.errors import BadModelError, UnsupportedOperatorError
 from raceline.ir import run_reference

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from fixtures.tensorflow.container import unpack
+
 from raceline.convert.formats.tensorflow.frozen import read_graph_def
 from raceline.ir import Limits, run_reference
 
@@ -33,4 +33,6 @@ def test_operator(case, tmp_path):
         assert found[name].shape == wanted.shape, name
         exact = wanted.dtype.kind in "biu"
         scale = 0 if exact or not wanted.size else np.abs(wanted[np.isfinite(wanted)]).max(initial=0)
-        np.testing.assert_allclose(found[name], wanted, rtol=0, atol=tolerance * max(scale, 1e-3) if not exact else 0)
+        np.testing.assert_allclose(
+            found[name], wanted, rtol=0, atol=tolerance * max(scale, 1e-3) if not exact else 0
+        )

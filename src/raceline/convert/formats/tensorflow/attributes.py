@@ -65,7 +65,9 @@ class Attributes(Mapping[str, Any]):
             name
             for name, item in self.plain.items()
             if name not in self.asked and name not in _HARMLESS and not name.startswith("_")
-            if not (isinstance(item, TypeCode | list) and name.startswith("T"))  # types, as the inputs have them
+            if not (
+                isinstance(item, TypeCode | list) and name.startswith("T")
+            )  # types, as the inputs have them
         )
 
 

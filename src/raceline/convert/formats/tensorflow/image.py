@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.convert.build import Builder
-from raceline.convert.channels_last import channels_first, channels_last
+from raceline.convert.channels_last import channels_first, channels_last, pads
 from raceline.convert.formats.tensorflow.values import fixed_ints, fixed_rank, vector
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
@@ -220,3 +220,41 @@ def _hsv_to_rgb(b: Builder, node: SourceNode, x: ir.Value) -> Any:
         mixed = b.op("Add", b.op("Mul", b.op("Sub", bound, one), saturation), one)
         channels.append(b.op("Mul", mixed, value))
     return b.op("Concat", *channels, axis=-1)
+
+
+@rules("ExtractImagePatches")
+def _patches(b: Builder, node: SourceNode, x: ir.Value) -> Any:
+    """Each pixel of the patch is a slice of the picture; patches hold rows, columns, channels in this order."""
+    (high, wide), strides, rates = (node.attributes[name][1:3] for name in ("ksizes", "strides", "rates"))
+    kernel, shape = [high, wide], b.shape(x)[1:3]
+    padding = pads(shape, kernel, strides, rates, str(node.attributes["padding"]))
+    if "auto_pad" in padding:
+        raise UnsupportedError("with padding SAME and an open size")
+    before, after = padding["pads"][:2], padding["pads"][2:]
+    x = b.op("Pad", x, [0, *before, 0, 0, *after, 0], None, mode="constant")
+    counts = []
+    for axis in (0, 1):
+        size = b.shape(x)[axis + 1]
+        if not isinstance(size, int):
+            raise UnsupportedError("with an open size")
+        counts.append((size - (kernel[axis] - 1) * rates[axis] - 1) // strides[axis] + 1)
+    pieces = []
+    for row in range(high):
+        for column in range(wide):
+            starts = [row * rates[0], column * rates[1]]
+            ends = [s + (n - 1) * step + 1 for s, n, step in zip(starts, counts, strides, strict=True)]
+            pieces.append(b.op("Slice", x, starts, ends, [1, 2], list(strides)))
+    return b.op("Concat", *pieces, axis=3)
+
+
+@rules("AdjustSaturation", "AdjustHue")
+def _adjust(b: Builder, node: SourceNode, x: ir.Value, amount: ir.Value) -> Any:
+    hsv = _rgb_to_hsv(b, node, x)
+    hue, saturation, value = (b.op("Gather", hsv, [channel], axis=-1) for channel in range(3))
+    change = b.cast(amount, b.dtype(x))
+    if node.op == "AdjustSaturation":
+        saturation = b.op("Clip", b.op("Mul", saturation, change), b.scalar(0, x), b.scalar(1, x))
+    else:
+        turned = b.op("Add", hue, change)
+        hue = b.op("Sub", turned, b.op("Floor", turned))
+    return _hsv_to_rgb(b, node, b.op("Concat", hue, saturation, value, axis=-1))

@@ -54,3 +54,34 @@ def _fake(b: Builder, node: SourceNode, x: ir.Value, low: Array, high: Array) ->
     steps = b.op("Div", b.op("Sub", bounded, b.constant(first)), b.constant(scale))
     level = b.op("Floor", b.op("Add", steps, np.float32(0.5)))
     return b.op("Add", b.op("Mul", level, b.constant(scale)), b.constant(first))
+
+
+@rules("QuantizeAndDequantizeV2", "QuantizeAndDequantizeV3", "QuantizeAndDequantizeV4")
+def _there_and_back(
+    b: Builder, node: SourceNode, x: ir.Value, low: ir.Value, high: ir.Value, bits: ir.Value | None = None
+) -> Any:
+    """To the nearest step of a range around zero whose steps the larger side decides."""
+    signed = bool(node.attributes.get("signed_input", True))
+    narrow = bool(node.attributes.get("narrow_range", False))
+    width = (
+        int(fixed(b, bits, "bits").reshape(()))
+        if bits is not None
+        else int(node.attributes.get("num_bits", 8))
+    )
+    if int(node.attributes.get("axis", -1)) != -1:
+        raise UnsupportedError("with a range for each channel")
+    if not node.attributes.get("range_given", bits is not None):
+        raise UnsupportedError("with a range that the data decides")
+    half_up = node.attributes.get("round_mode", "HALF_TO_EVEN") == "HALF_UP"
+    least = -(2 ** (width - 1)) + narrow if signed else int(narrow)
+    most = 2 ** (width - 1) - 1 if signed else 2**width - 1
+    first, last = (float(fixed(b, value, "range").reshape(())) for value in (low, high))
+    steps = [level / edge for level, edge in ((least, first), (most, last)) if level * edge > 0]
+    if not steps:
+        raise UnsupportedError("with an empty range")
+    scale = np.float32(min(steps))
+    step = np.float32(1) / scale
+    bounded = b.op("Min", b.op("Max", x, np.float32(least) * step), np.float32(most) * step)
+    level = b.op("Mul", bounded, scale)
+    rounded = b.op("Floor", b.op("Add", level, np.float32(0.5))) if half_up else b.op("Round", level)
+    return b.op("Mul", rounded, step)

@@ -151,6 +151,22 @@ def _in_top_k(b: Builder, node: SourceNode, scores: ir.Value, targets: ir.Value,
     return b.op("Less", b.op("ReduceSum", better, [1], keepdims=0), b.cast(k, np.int64))
 
 
+@rules("UniqueWithCounts", "UniqueWithCountsV2")
+def _unique_with_counts(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value | None = None) -> Any:
+    values, places = _unique(b, node, x, axis)
+    _, _, _, counts = b.op("Unique", x, outputs=4, sorted=0)
+    return values, places, b.cast(counts, dtype(node, "out_idx", "int32"))
+
+
+@rules("Bucketize")
+def _bucketize(b: Builder, node: SourceNode, x: ir.Value) -> Any:
+    """How many boundaries are at most each element."""
+    boundaries = np.array(node.attributes["boundaries"], np.float32)
+    wide = b.op("Unsqueeze", b.cast(x, np.float32), [-1])
+    above = b.cast(b.op("GreaterOrEqual", wide, boundaries), np.int32)
+    return b.op("ReduceSum", above, [-1], keepdims=0)
+
+
 @rules("Unique", "UniqueV2")
 def _unique(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value | None = None) -> Any:
     if axis is not None and b.array(axis) is not None and (fixed_ints(b, axis, "axis") or [0]) != [0]:
@@ -159,42 +175,6 @@ def _unique(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value | None = N
         raise UnsupportedError("of more than one axis")
     values, _, places = b.op("Unique", x, outputs=3, sorted=0)
     return values, b.cast(places, dtype(node, "out_idx", "int32"))
-
-
-@rules("MatrixBandPart")
-def _band(b: Builder, node: SourceNode, x: ir.Value, lower: ir.Value, upper: ir.Value) -> Any:
-    (low,), (high,) = fixed_ints(b, lower, "band"), fixed_ints(b, upper, "band")
-    kind = b.dtype(x)
-    y = b.cast(x, np.int32) if kind == np.bool_ else x
-    if low >= 0:
-        y = b.op("Trilu", y, np.int64(-low), upper=1)
-    if high >= 0:
-        y = b.op("Trilu", y, np.int64(high), upper=0)
-    return b.cast(y, kind)
-
-
-@rules("MatrixDiag", "Diag")
-def _diag(b: Builder, node: SourceNode, x: ir.Value) -> Any:
-    rank = fixed_rank(b, x)
-    if node.op == "Diag" and rank != 1:
-        raise UnsupportedError("of more than one axis")
-    size = b.op("Shape", x, start=rank - 1, end=rank)
-    steps = b.op("Range", np.int64(0), b.reshape(size, []), np.int64(1))
-    same = b.op("Equal", b.op("Unsqueeze", steps, [1]), b.op("Unsqueeze", steps, [0]))
-    return b.op("Where", same, b.op("Unsqueeze", x, [-1]), b.scalar(0, x))
-
-
-@rules("MatrixDiagPart", "DiagPart")
-def _diag_part(b: Builder, node: SourceNode, x: ir.Value) -> Any:
-    rank = fixed_rank(b, x)
-    if node.op == "DiagPart" and rank != 2:
-        raise UnsupportedError("of more than two axes")
-    rows, columns = b.shape(x)[-2:]
-    if not isinstance(rows, int) or not isinstance(columns, int):
-        raise UnsupportedError("of matrices of open size")
-    count = min(rows, columns)
-    flat = b.op("Reshape", x, b.op("Concat", b.op("Shape", x, start=0, end=rank - 2), [-1], axis=0))
-    return b.op("Gather", flat, [place * columns + place for place in range(count)], axis=rank - 2)
 
 
 @rules("SegmentSum", "UnsortedSegmentSum", "UnsortedSegmentMax", "UnsortedSegmentMin")

@@ -8,6 +8,7 @@ import numpy as np
 
 from raceline.convert.build import Builder
 from raceline.convert.formats.tensorflow.attributes import dtype
+from raceline.convert.formats.tensorflow.math import rules as real_rules
 from raceline.convert.formats.tensorflow.values import Complex, fixed_ints, fixed_rank
 from raceline.convert.lower import Rule, Rules, SourceNode, UnsupportedError
 
@@ -37,7 +38,9 @@ def _part(b: Builder, node: SourceNode, x: Any) -> Any:
     if node.op == "ComplexAbs":
         square = b.op("Add", b.op("Mul", pair.real, pair.real), b.op("Mul", pair.imaginary, pair.imaginary))
         return b.op("Sqrt", square)
-    raise UnsupportedError("of complex numbers")
+    if not isinstance(x, Complex):
+        raise UnsupportedError("of real numbers")
+    return real_rules.table["Atan2"](b, node, pair.imaginary, pair.real)
 
 
 def _pair(b: Builder, x: Any) -> Complex:
@@ -63,6 +66,23 @@ def _fft(b: Builder, node: SourceNode, x: Any) -> Any:
     return _parts(b, _dft(b, joined, inverse=int(node.op == "IFFT")))
 
 
+@rules("RFFT2D")
+def _rfft2d(b: Builder, node: SourceNode, x: ir.Value, lengths: ir.Value) -> Any:
+    rows, columns = fixed_ints(b, lengths, "length")
+    rank = fixed_rank(b, x)
+    order = [*range(rank - 2), rank - 1, rank - 2]
+    high = b.transpose(_fitted(b, b.transpose(x, order), rows), order)
+    half = _dft(b, b.op("Unsqueeze", _fitted(b, high, columns), [-1]), onesided=1)
+    return _parts(b, _dft(b, half, axis=-3))
+
+
+@rules("FFT2D", "IFFT2D")
+def _fft2d(b: Builder, node: SourceNode, x: Any) -> Any:
+    pair, inverse = _pair(b, x), int(node.op == "IFFT2D")
+    joined = b.op("Concat", *(b.op("Unsqueeze", item, [-1]) for item in (pair.real, pair.imaginary)), axis=-1)
+    return _parts(b, _dft(b, _dft(b, joined, inverse=inverse), inverse=inverse, axis=-3))
+
+
 @rules("IRFFT")
 def _irfft(b: Builder, node: SourceNode, x: Any, length: ir.Value) -> Any:
     """By a product with the matrix of cosines and sines: ONNX has no inverse of a half."""
@@ -84,9 +104,9 @@ def _irfft(b: Builder, node: SourceNode, x: Any, length: ir.Value) -> Any:
     )
 
 
-def _dft(b: Builder, x: ir.Value, *, onesided: int = 0, inverse: int = 0) -> ir.Value:
-    """Along the axis before the last."""
-    return b.op("DFT", x, None, np.int64(-2), onesided=onesided, inverse=inverse)  # type: ignore[no-any-return]
+def _dft(b: Builder, x: ir.Value, *, onesided: int = 0, inverse: int = 0, axis: int = -2) -> ir.Value:
+    """Along one axis; the last holds real and imaginary parts."""
+    return b.op("DFT", x, None, np.int64(axis), onesided=onesided, inverse=inverse)  # type: ignore[no-any-return]
 
 
 def _parts(b: Builder, pairs: ir.Value) -> Complex:

@@ -7,6 +7,7 @@ from raceline.convert.formats.tensorflow import (
     image,
     lists,
     math,
+    matrices,
     neural,
     quantise,
     select,
@@ -28,9 +29,17 @@ _TAKES_ALL = frozenset(
 def rules(context: Context) -> dict[str, Rule]:
     """The rules for one model; they are also put into the context, for functions inside it."""
     plain = merged(
-        math.rules, shape.rules, neural.rules, select.rules, image.rules, detection.rules, signal.rules,
-        quantise.rules, lists.rules,
-    )  # fmt: skip
+        math.rules,
+        shape.rules,
+        neural.rules,
+        select.rules,
+        matrices.rules,
+        image.rules,
+        detection.rules,
+        signal.rules,
+        quantise.rules,
+        lists.rules,
+    )
     table = signal.with_complex(plain) | Control(context).rules()
     context.rules = guarded(table, _TAKES_ALL)
     return context.rules
