@@ -172,7 +172,9 @@ class Builder:
             own = (
                 value.graph is self.graph and value.producer() is not None and value not in self.graph.outputs
             )
-            self.graph.outputs.append(value if own else self.op("Identity", value))
+            result = value if own else self.op("Identity", value)
+            # An Identity of a constant was folded, and a graph's result must be computed inside it.
+            self.graph.outputs.append(result if result.producer() is not None else self._copied(result))
         return self.graph
 
     def control(
@@ -332,7 +334,7 @@ class Builder:
             return
         types = {value.name: ir.serde.serialize_value(value).type for value in needed}
         data = {
-            value.name: onnx.numpy_helper.from_array(np.ascontiguousarray(array))
+            value.name: onnx.numpy_helper.from_array(np.asarray(array, order="C"))  # keeps scalars scalars
             for value in needed
             if (array := constant(value)) is not None
             and array.size <= MOST_CONSTANT_ELEMENTS
@@ -342,7 +344,7 @@ class Builder:
         try:
             proto = ir.serde.serialize_node(node)
             found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=imports)
-        except (onnx.shape_inference.InferenceError, *PARSE_FAILURES) as error:
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, *PARSE_FAILURES) as error:
             seen = ", ".join(f"{list(shape_of(value) or '?')}" for value in needed)
             what = f"{self.where or 'a node'!r} becomes {node.op_type}"
             raise BadModelError(f"{what}, which cannot take {seen}", root_cause(error)) from error
@@ -416,11 +418,24 @@ def _complete(node: ir.Node) -> None:
     named: list[Dim] = [
         dim if isinstance(dim, str) or (isinstance(dim, int) and dim > 0) else None for dim in dims
     ]
+    if node.op_type == "Expand":
+        named = _expanded(shape_of(node.inputs[0]), named)
     seen = shape_of(result) or (None,) * len(named)
-    if node.op_type != "Expand" and len(seen) == len(named):
+    if len(seen) == len(named):
         result.shape = ir.Shape(
             [old if old is not None else new for old, new in zip(seen, named, strict=True)]
         )
+
+
+def _expanded(own: Sequence[Dim] | None, target: Sequence[Dim]) -> list[Dim]:
+    """The axes of an Expand that are sure: where the input has size 1 or nothing, and where the target is fixed."""
+    if own is None:
+        return [None] * len(target)
+    padded = [1] * (len(target) - len(own)) + list(own)
+    return [
+        new if old == 1 or (isinstance(new, int) and new > 1) else None
+        for old, new in zip(padded, target, strict=False)
+    ]
 
 
 def _view_transpose(node: ir.Node, array: Array) -> Array:

@@ -117,6 +117,10 @@ def lower(
         except UnsupportedError as error:
             missing.setdefault(f"{node.op}: {error}", []).append(node.name)
             lost.update(node.outputs)
+        except UnsupportedOperatorError as error:  # of a graph inside this node
+            for op, names in error.uses.items():
+                missing.setdefault(op, []).extend(names)
+            lost.update(node.outputs)
     if missing:
         raise UnsupportedOperatorError(source, missing, way_out)
 

@@ -1,0 +1,1 @@
+"""TensorFlow's SavedModel and GraphDef: messages, checkpoints, functions and operators, without TensorFlow."""

@@ -1,0 +1,260 @@
+"""Pictures: resizing, crops, colours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raceline.convert.build import Builder
+from raceline.convert.channels_last import channels_first, channels_last, pads
+from raceline.convert.formats.tensorflow.values import fixed_ints, fixed_rank, vector
+from raceline.convert.lower import Rules, SourceNode, UnsupportedError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+rules = Rules()
+
+Places = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def _mode(node: SourceNode) -> str:
+    """How ONNX names the way places of the result are found in the input."""
+    centers = bool(node.attributes.get("half_pixel_centers", False))
+    if node.attributes.get("align_corners", False):
+        if centers:
+            raise UnsupportedError("with both align_corners and half_pixel_centers")
+        return "align_corners"
+    return "half_pixel" if centers else "asymmetric"
+
+
+def _resized(b: Builder, x: ir.Value, size: ir.Value, **settings: Any) -> ir.Value:
+    x = channels_first(b, x)
+    known = b.array(size)
+    shape = b.shape(x)
+    if known is not None and all(isinstance(dim, int) for dim in shape[2:]):
+        # By scales where they are exact: all engines keep an open batch then.
+        scales = [int(n) / int(m) for n, m in zip(known, shape[2:], strict=True)]  # type: ignore[arg-type]
+        if all(scale == round(scale) for scale in scales) and settings["mode"] != "cubic":
+            return channels_last(
+                b, b.op("Resize", x, None, np.array([1, 1, *scales], np.float32), **settings)
+            )
+    whole = b.op("Concat", b.op("Shape", x, start=0, end=2), vector(b, size), axis=0)
+    return channels_last(b, b.op("Resize", x, None, None, whole, **settings))
+
+
+@rules("ResizeBilinear")
+def _bilinear(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
+    """The result is float32, whatever comes in."""
+    y = b.cast(x, np.float32)
+    return _resized(b, y, size, mode="linear", coordinate_transformation_mode=_mode(node))
+
+
+@rules("ResizeBicubic")
+def _bicubic(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
+    """With pixel centres TensorFlow takes Keys' kernel and leaves out what lies beyond the edge."""
+    mode = _mode(node)
+    keys = mode == "half_pixel"
+    return _resized(
+        b, b.cast(x, np.float32), size, mode="cubic", coordinate_transformation_mode=mode,
+        cubic_coeff_a=-0.5 if keys else -0.75, exclude_outside=int(keys),
+    )  # fmt: skip
+
+
+@rules("ResizeNearestNeighbor")
+def _nearest(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
+    """By Resize where the size is a whole multiple; by places that are calculated here where both are known."""
+    mode = _mode(node)
+    known = b.array(size)
+    shape = b.shape(x)[1:3]
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    if known is not None and len(sizes) == 2:
+        wanted = [int(n) for n in known]
+        if mode == "align_corners" or any(n % m for n, m in zip(wanted, sizes, strict=True)):
+            for axis, (n, m) in enumerate(zip(wanted, sizes, strict=True), 1):
+                x = b.op("Gather", x, _nearest_places(m, n, mode), axis=axis)
+            return x
+    rounding = {
+        "half_pixel": "round_prefer_ceil",
+        "align_corners": "round_prefer_ceil",
+        "asymmetric": "floor",
+    }
+    return _resized(
+        b, x, size, mode="nearest", coordinate_transformation_mode=mode, nearest_mode=rounding[mode]
+    )
+
+
+def _nearest_places(size: int, wanted: int, mode: str) -> Places:
+    """The element that each place of the result takes, in float32 as TensorFlow calculates it."""
+    places = np.arange(wanted, dtype=np.float32)
+    if mode == "align_corners":
+        step = np.float32(size - 1) / np.float32(wanted - 1) if wanted > 1 else np.float32(size) / wanted
+        found = np.floor(places * np.float32(step) + np.float32(0.5))
+    else:
+        step = np.float32(size) / np.float32(wanted)
+        offset = np.float32(0.5 if mode == "half_pixel" else 0)
+        found = np.floor((places + offset) * step)
+    result: Places = np.clip(found, 0, size - 1).astype(np.int64)
+    return result
+
+
+@rules("CropAndResize")
+def _crop_and_resize(
+    b: Builder, node: SourceNode, x: ir.Value, boxes: ir.Value, owners: ir.Value, size: ir.Value
+) -> Any:
+    """Crops in normalised coordinates, each resized; what lies beyond the picture is one given value."""
+    method = str(node.attributes.get("method", "bilinear"))
+    beyond = float(node.attributes.get("extrapolation_value", 0.0))
+    wanted = fixed_ints(b, size, "size")
+    picture = b.cast(x, np.float32)
+    sizes = vector(b, b.sizes(picture))
+    places, inside = [], []
+    for axis, count in enumerate(wanted):  # rows, then columns; (boxes, count)
+        last = b.cast(b.op("Sub", b.op("Gather", sizes, [axis + 1], axis=0), [1]), np.float32)
+        low, high = (b.op("Gather", boxes, [axis + 2 * end], axis=1) for end in (0, 1))
+        place = _crop_places(b, low, high, last, count)
+        places.append(place)
+        zero = np.float32(0)
+        inside.append(b.op("And", b.op("GreaterOrEqual", place, zero), b.op("LessOrEqual", place, last)))
+    fits = b.op("And", b.op("Unsqueeze", inside[0], [2]), b.op("Unsqueeze", inside[1], [1]))
+    fits = b.op("Unsqueeze", fits, [3])
+    owner = b.reshape(b.cast(owners, np.int64), [-1, 1, 1])
+    pick = _Picker(b, picture, sizes, owner)
+    if method == "nearest":
+        rows, columns = (b.op("Floor", b.op("Add", place, np.float32(0.5))) for place in places)
+        found = pick(rows, columns)
+    elif method == "bilinear":
+        found = _blended(b, pick, *places)
+    else:
+        raise UnsupportedError(f"method {method}")
+    return b.op("Where", fits, found, np.float32(beyond))
+
+
+def _crop_places(b: Builder, low: ir.Value, high: ir.Value, last: ir.Value, count: int) -> ir.Value:
+    """Where each row (or column) of a crop lies in the picture."""
+    if count == 1:
+        return b.op("Mul", b.op("Mul", b.op("Add", low, high), np.float32(0.5)), last)  # type: ignore[no-any-return]
+    step = b.op("Div", b.op("Mul", b.op("Sub", high, low), last), np.float32(count - 1))
+    steps = np.arange(count, dtype=np.float32).reshape(1, -1)
+    return b.op("Add", b.op("Mul", low, last), b.op("Mul", step, steps))  # type: ignore[no-any-return]
+
+
+class _Picker:
+    """Picks pixels by rows and columns of each box."""
+
+    def __init__(self, b: Builder, picture: ir.Value, sizes: ir.Value, owner: ir.Value) -> None:
+        self._b, self._picture, self._owner = b, picture, owner
+        self._most = [
+            b.cast(b.op("Sub", b.op("Gather", sizes, [axis], axis=0), [1]), np.float32) for axis in (1, 2)
+        ]
+
+    def __call__(self, rows: ir.Value, columns: ir.Value) -> Any:
+        """(boxes, height, width, channels)."""
+        b = self._b
+        parts = [
+            b.op("Unsqueeze", b.op("Min", b.op("Max", place, np.float32(0)), most), [axis])
+            for place, most, axis in zip((rows, columns), self._most, (2, 1), strict=True)
+        ]
+        row, column = (b.cast(item, np.int64) for item in parts)
+        zero = b.op("Mul", b.op("Add", row, column), np.int64(0))  # of the common shape
+        index = [b.op("Unsqueeze", b.op("Add", item, zero), [3]) for item in (self._owner, row, column)]
+        return b.op("GatherND", self._picture, b.op("Concat", *index, axis=3))
+
+
+def _blended(b: Builder, pick: _Picker, rows: ir.Value, columns: ir.Value) -> Any:
+    top, left = b.op("Floor", rows), b.op("Floor", columns)
+    bottom, right = b.op("Ceil", rows), b.op("Ceil", columns)
+    down = b.op("Unsqueeze", b.op("Sub", rows, top), [2, 3])
+    along = b.op("Unsqueeze", b.op("Sub", columns, left), [1, 3])
+
+    def mix(one: ir.Value, other: ir.Value, weight: ir.Value) -> Any:
+        return b.op("Add", one, b.op("Mul", b.op("Sub", other, one), weight))
+
+    high = mix(pick(top, left), pick(top, right), along)
+    low = mix(pick(bottom, left), pick(bottom, right), along)
+    return mix(high, low, down)
+
+
+@rules("AdjustContrastv2")
+def _adjust_contrast(b: Builder, node: SourceNode, x: ir.Value, factor: ir.Value) -> Any:
+    rank = fixed_rank(b, x)
+    mean = b.op("ReduceMean", x, [rank - 3, rank - 2], keepdims=1)
+    return b.op("Add", mean, b.op("Mul", b.op("Sub", x, mean), b.cast(factor, b.dtype(x))))
+
+
+@rules("RGBToHSV")
+def _rgb_to_hsv(b: Builder, node: SourceNode, x: ir.Value) -> Any:
+    zero, one = b.scalar(0, x), b.scalar(1, x)
+    red, green, blue = (b.op("Gather", x, [channel], axis=-1) for channel in range(3))
+    value = b.op("ReduceMax", x, [-1], keepdims=1)
+    spread = b.op("Sub", value, b.op("ReduceMin", x, [-1], keepdims=1))
+    grey = b.op("Equal", spread, zero)
+    safe = b.op("Where", grey, one, spread)
+    dark = b.op("Greater", value, zero)
+    saturation = b.op("Where", dark, b.op("Div", spread, b.op("Where", dark, value, one)), zero)
+
+    def sector(first: ir.Value, second: ir.Value, start: float) -> Any:
+        return b.op("Add", b.op("Div", b.op("Sub", first, second), safe), b.scalar(start, x))
+
+    hue = b.op("Where", b.op("Equal", value, green), sector(blue, red, 2), sector(red, green, 4))
+    hue = b.op("Where", b.op("Equal", value, red), sector(green, blue, 0), hue)
+    hue = b.op("Div", b.op("Where", grey, zero, hue), b.scalar(6, x))
+    hue = b.op("Where", b.op("Less", hue, zero), b.op("Add", hue, one), hue)
+    return b.op("Concat", hue, saturation, value, axis=-1)
+
+
+@rules("HSVToRGB")
+def _hsv_to_rgb(b: Builder, node: SourceNode, x: ir.Value) -> Any:
+    hue, saturation, value = (b.op("Gather", x, [channel], axis=-1) for channel in range(3))
+    zero, one = b.scalar(0, x), b.scalar(1, x)
+    six = b.op("Mul", hue, b.scalar(6, x))
+    distance = [
+        b.op("Sub", b.op("Abs", b.op("Sub", six, b.scalar(3, x))), one),
+        b.op("Sub", b.scalar(2, x), b.op("Abs", b.op("Sub", six, b.scalar(2, x)))),
+        b.op("Sub", b.scalar(2, x), b.op("Abs", b.op("Sub", six, b.scalar(4, x)))),
+    ]
+    channels = []
+    for item in distance:
+        bound = b.op("Max", b.op("Min", item, one), zero)
+        mixed = b.op("Add", b.op("Mul", b.op("Sub", bound, one), saturation), one)
+        channels.append(b.op("Mul", mixed, value))
+    return b.op("Concat", *channels, axis=-1)
+
+
+@rules("ExtractImagePatches")
+def _patches(b: Builder, node: SourceNode, x: ir.Value) -> Any:
+    """Each pixel of the patch is a slice of the picture; patches hold rows, columns, channels in this order."""
+    (high, wide), strides, rates = (node.attributes[name][1:3] for name in ("ksizes", "strides", "rates"))
+    kernel, shape = [high, wide], b.shape(x)[1:3]
+    padding = pads(shape, kernel, strides, rates, str(node.attributes["padding"]))
+    if "auto_pad" in padding:
+        raise UnsupportedError("with padding SAME and an open size")
+    before, after = padding["pads"][:2], padding["pads"][2:]
+    x = b.op("Pad", x, [0, *before, 0, 0, *after, 0], None, mode="constant")
+    counts = []
+    for axis in (0, 1):
+        size = b.shape(x)[axis + 1]
+        if not isinstance(size, int):
+            raise UnsupportedError("with an open size")
+        counts.append((size - (kernel[axis] - 1) * rates[axis] - 1) // strides[axis] + 1)
+    pieces = []
+    for row in range(high):
+        for column in range(wide):
+            starts = [row * rates[0], column * rates[1]]
+            ends = [s + (n - 1) * step + 1 for s, n, step in zip(starts, counts, strides, strict=True)]
+            pieces.append(b.op("Slice", x, starts, ends, [1, 2], list(strides)))
+    return b.op("Concat", *pieces, axis=3)
+
+
+@rules("AdjustSaturation", "AdjustHue")
+def _adjust(b: Builder, node: SourceNode, x: ir.Value, amount: ir.Value) -> Any:
+    hsv = _rgb_to_hsv(b, node, x)
+    hue, saturation, value = (b.op("Gather", hsv, [channel], axis=-1) for channel in range(3))
+    change = b.cast(amount, b.dtype(x))
+    if node.op == "AdjustSaturation":
+        saturation = b.op("Clip", b.op("Mul", saturation, change), b.scalar(0, x), b.scalar(1, x))
+    else:
+        turned = b.op("Add", hue, change)
+        hue = b.op("Sub", turned, b.op("Floor", turned))
+    return _hsv_to_rgb(b, node, b.op("Concat", hue, saturation, value, axis=-1))
