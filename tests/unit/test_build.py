@@ -22,6 +22,13 @@ def test_types_and_shapes_are_known_at_once():
     assert b.shape(back) == ("n", 3, 4)
 
 
+def test_scalars_are_scalars_to_inference():
+    b = Builder("m")
+    x = b.input("x", "float32", ["n", 8, 1])
+    y = b.op("DFT", x, np.array(8), np.array(1), onesided=1)
+    assert b.shape(y) == ("n", 5, 2)
+
+
 def test_constants_are_computed_and_shared():
     b = Builder("m")
     b.input("x", "float32", [2])

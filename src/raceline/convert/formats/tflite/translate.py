@@ -166,6 +166,7 @@ class _Translation:
                 raise BadModelError(f"{self.source} cannot be read", why, WAY_OUT)
             b.output(value, key or f"output_{index}")
         _sweep(b.graph)
+        _keep_names(b.graph, list(signature.outputs))
         model = b.model(
             Provenance(
                 source=self.source, source_format="tflite", source_sha256=sha256, producer=self.file.description
@@ -334,3 +335,17 @@ def _sweep(graph: ir.Graph) -> None:
             graph.remove(node)
 
 
+
+
+def _keep_names(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Give outputs the names that callers know; what else had such a name takes another."""
+    wanted = {name: value for name, value in zip(names, graph.outputs, strict=True) if name}
+    inputs = {value.name for value in graph.inputs}
+    for node in graph.all_nodes():
+        for value in (*node.inputs, *node.outputs):
+            holder = wanted.get(value.name or "") if value is not None else None
+            if value is not None and holder is not None and holder is not value and value.name not in inputs:
+                value.name = f"{value.name}/inner"
+    for name, value in wanted.items():
+        if name not in inputs:
+            value.name = name

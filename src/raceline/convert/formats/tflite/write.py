@@ -13,6 +13,7 @@ import tflite
 from raceline.convert.graph import Array
 
 _DESCRIPTION = "raceline"
+_VERSIONS = {"BROADCAST_TO": 2}  # the first that the interpreter knows; 1 for all others
 _PLACEHOLDER = tflite.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES
 
 
@@ -22,7 +23,7 @@ class TensorSpec:
 
     Attributes:
         dtype: NumPy's name, or the schema's.
-        shape: -1 for an open axis.
+        shape: -1 for an open axis; None where not even the rank is told.
         data: of a constant.
         scale: quantisation, one number or one for each slice along `axis`.
         zero: likewise.
@@ -31,7 +32,7 @@ class TensorSpec:
     """
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     data: Array | None = None
     scale: Sequence[float] = ()
     zero: Sequence[int] = ()
@@ -144,7 +145,7 @@ def _code(w: _Writer, name: str) -> int:
         return w.table("OperatorCode", {"DeprecatedBuiltinCode": 32, **fields, "Version": 1})
     number = getattr(tflite.BuiltinOperator, name)
     old = min(number, _PLACEHOLDER)
-    return w.table("OperatorCode", {"DeprecatedBuiltinCode": old, "BuiltinCode": number, "Version": 1})
+    return w.table("OperatorCode", {"DeprecatedBuiltinCode": old, "BuiltinCode": number, "Version": _VERSIONS.get(name, 1)})
 
 
 def _graph(w: _Writer, graph: GraphSpec) -> int:
@@ -166,17 +167,17 @@ def _tensor(w: _Writer, name: str, spec: TensorSpec | Array) -> int:
         spec = TensorSpec(str(spec.dtype), spec.shape, spec)
     kind = {"bool": "BOOL"}.get(spec.dtype, spec.dtype.upper())
     fields: dict[str, Any] = {
-        "Shape": w.numbers([max(size, 1) if size < 0 else size for size in spec.shape]),
         "Type": getattr(tflite.TensorType, kind),
         "Buffer": 0,
         "Name": w.builder.CreateString(name),
         "IsVariable": spec.variable,
-        "HasRank": True,
     }
+    if spec.shape is not None:
+        fields |= {"Shape": w.numbers([abs(size) for size in spec.shape]), "HasRank": True}
     if spec.data is not None:
         fields["Buffer"] = len(w.buffers)
         w.buffers.append(np.frombuffer(np.ascontiguousarray(spec.data).tobytes(), np.uint8))
-    if min(spec.shape, default=0) < 0:
+    if min(spec.shape or (), default=0) < 0:
         fields["ShapeSignature"] = w.numbers(spec.shape)
     if len(spec.scale):
         scheme = {
