@@ -63,16 +63,16 @@ class Case:
                 spec = TensorSpec("float32", operand.shape, variable=True)
             else:
                 data = np.asarray(operand.data, operand.dtype)
-                spec = TensorSpec(
-                    operand.dtype, data.shape, data, operand.scale, operand.zero, operand.axis
-                )
+                spec = TensorSpec(operand.dtype, data.shape, data, operand.scale, operand.zero, operand.axis)
             tensors[name] = spec
         outputs = []
         for place, kind in enumerate(self.outputs):
             dtype, scale, zero = kind if isinstance(kind, tuple) else (kind, (), ())
             tensors[f"y{place}"] = TensorSpec(dtype, self.shape, None, scale, zero)
             outputs.append(f"y{place}")
-        main = GraphSpec(tensors, [OperatorSpec(self.op, names, outputs, self.options, self.custom)], fed, outputs)
+        main = GraphSpec(
+            tensors, [OperatorSpec(self.op, names, outputs, self.options, self.custom)], fed, outputs
+        )
         return written(main, *self.graphs)
 
     def feeds(self, seed=0):
@@ -85,10 +85,15 @@ class Case:
                 elif v.dtype == "float32":
                     result[f"x{place}"] = rng.uniform(v.low, v.high, v.shape).astype("float32")
                 else:
-                    result[f"x{place}"] = rng.integers(int(v.low), int(v.high), v.shape, endpoint=True).astype(v.dtype)
+                    result[f"x{place}"] = rng.integers(
+                        int(v.low), int(v.high), v.shape, endpoint=True
+                    ).astype(v.dtype)
         return result
 
 
+# One line a case reads as a table.
+# fmt: off
+# ruff: noqa: E501
 CASES: list[Case] = []
 
 
@@ -111,7 +116,7 @@ POSITIVE = {"LOG", "RSQRT", "SQRT"}
 for op in "ABS CEIL COS EXP FLOOR LOG LOGISTIC NEG ROUND RSQRT SIN SQRT TANH ELU HARD_SWISH SQUARE RELU RELU6 \
 RELU_N1_TO_1 RELU_0_TO_1 SIGN".split():
     opt = {"ABS": "AbsOptions", "COS": "CosOptions", "EXP": "ExpOptions", "NEG": "NegOptions", "HARD_SWISH": "HardSwishOptions",
-           "SQUARE": "SquareOptions", "SIGN": "SignOptions"}.get(op)  # fmt: skip
+           "SQUARE": "SquareOptions", "SIGN": "SignOptions"}.get(op)
     low = 0.1 if op in POSITIVE else -8.0
     case(op, V((2, 3, 4), low=low, high=8.0), opt=(opt, {}) if opt else None)
 case("ROUND", K([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]), name="halves")
@@ -140,7 +145,7 @@ case("SQUARED_DIFFERENCE", V((2, 3)), V((3,)), opt=("SquaredDifferenceOptions", 
 case("ATAN2", V((50,), low=-3, high=3), V((50,), low=-3, high=3), opt=("ATan2Options", {}))
 case("ATAN2", K([0.0, 1, -1, 0, 0, 2]), K([1.0, 0, 0, -1, 0, -2]), opt=("ATan2Options", {}), name="axes")
 for op, kind in (("EQUAL", "Equal"), ("NOT_EQUAL", "NotEqual"), ("GREATER", "Greater"), ("GREATER_EQUAL", "GreaterEqual"),
-                 ("LESS", "Less"), ("LESS_EQUAL", "LessEqual")):  # fmt: skip
+                 ("LESS", "Less"), ("LESS_EQUAL", "LessEqual")):
     case(op, V((4, 5), "int32", 0, 2), V((5,), "int32", 0, 2), opt=(f"{kind}Options", {}), out="bool")
     case(op, V((4, 5)), V((4, 1)), opt=(f"{kind}Options", {}), out="bool")
 case("EQUAL", V((9,), "bool"), V((9,), "bool"), opt=("EqualOptions", {}), out="bool")
@@ -164,7 +169,7 @@ for beta in (1.0, 0.5):
 case("LOG_SOFTMAX", V((3, 4)), opt=("LogSoftmaxOptions", {}))
 case("L2_NORMALIZATION", V((2, 3, 4)), opt=("L2NormOptions", {}))
 case("LOCAL_RESPONSE_NORMALIZATION", V((1, 3, 3, 8)),
-     opt=("LocalResponseNormalizationOptions", {"radius": 2, "bias": 1.5, "alpha": 0.3, "beta": 0.7}))  # fmt: skip
+     opt=("LocalResponseNormalizationOptions", {"radius": 2, "bias": 1.5, "alpha": 0.3, "beta": 0.7}))
 case("FAKE_QUANT", V((40,), low=-3, high=3), opt=("FakeQuantOptions", {"min": -1.3, "max": 2.1, "num_bits": 4}))
 for exclusive in (False, True):
     for reverse in (False, True):
@@ -288,18 +293,18 @@ GATES = [K(weights((3, 4), i)) for i in range(4)] + [K(weights((3, 3), i + 4)) f
 BIASES = [K(weights((3,), i + 9)) for i in range(4)]
 for major in (False, True):
     case("UNIDIRECTIONAL_SEQUENCE_LSTM", V((2, 5, 4)), *GATES, None, None, None, *BIASES, None, None, S((5 if major else 2, 3)), S((5 if major else 2, 3)), None, None, None, None,
-         opt=("UnidirectionalSequenceLSTMOptions", {"fused_activation_function": 4, "time_major": major, "cell_clip": 10.0}))  # fmt: skip
+         opt=("UnidirectionalSequenceLSTMOptions", {"fused_activation_function": 4, "time_major": major, "cell_clip": 10.0}))
 case("UNIDIRECTIONAL_SEQUENCE_LSTM", V((2, 5, 4)), None, *GATES[1:4], None, *GATES[5:], None, K(weights((3,), 20)), K(weights((3,), 21)), None, *BIASES[1:], None, None, S((2, 3)), S((2, 3)), None, None, None, None,
-     opt=("UnidirectionalSequenceLSTMOptions", {"fused_activation_function": 4}), name="coupled-peephole")  # fmt: skip
+     opt=("UnidirectionalSequenceLSTMOptions", {"fused_activation_function": 4}), name="coupled-peephole")
 BACK = [K(weights((3, 4), i + 30)) for i in range(4)] + [K(weights((3, 3), i + 34)) for i in range(4)]
 for merge in (True, False):
     case("BIDIRECTIONAL_SEQUENCE_LSTM", V((2, 5, 4)), *GATES, None, None, None, *BIASES, None, None, *BACK, None, None, None, *BIASES, None, None,
          *[S((2 if merge else 5, 3))] * 4, None, None, None, None, None, None, None, None, None,
-         opt=("BidirectionalSequenceLSTMOptions", {"fused_activation_function": 4, "merge_outputs": merge, "time_major": not merge}), out=["float32"] * (1 if merge else 2))  # fmt: skip
+         opt=("BidirectionalSequenceLSTMOptions", {"fused_activation_function": 4, "merge_outputs": merge, "time_major": not merge}), out=["float32"] * (1 if merge else 2))
 for code in (1, 4):
     case("UNIDIRECTIONAL_SEQUENCE_RNN", V((2, 5, 4)), GATES[0], GATES[4], BIASES[0], S((2, 3)), opt=("SequenceRNNOptions", {"fused_activation_function": code}))
 case("BIDIRECTIONAL_SEQUENCE_RNN", V((2, 5, 4)), GATES[0], GATES[4], BIASES[0], S((2, 3)), GATES[1], GATES[5], BIASES[1], S((2, 3)), None, None, None,
-     opt=("BidirectionalSequenceRNNOptions", {"fused_activation_function": 4, "merge_outputs": True}))  # fmt: skip
+     opt=("BidirectionalSequenceRNNOptions", {"fused_activation_function": 4, "merge_outputs": True}))
 case("LSTM", V((2, 4)), V((2, 3)), K(weights((12, 7))), K(weights((12,))), V((2, 3)), opt=("LSTMOptions", {"fused_activation_function": 4, "kernel_type": 1}), out=["float32"] * 4)
 
 # --- quantised: scale and zero point of each tensor
@@ -318,17 +323,17 @@ def bias8(scales, seed=3):
 for code in (0, 1, 3):
     opt = {"padding": 0, "stride_w": 2, "stride_h": 1, "fused_activation_function": code}
     case("CONV_2D", X8, K(weights((8, 3, 3, 4), 5, "int8"), "int8", PER_CHANNEL, (0,) * 8),
-         bias8(tuple(0.02 * s for s in PER_CHANNEL)), opt=("Conv2DOptions", opt), out=Y8, name="int8")  # fmt: skip
+         bias8(tuple(0.02 * s for s in PER_CHANNEL)), opt=("Conv2DOptions", opt), out=Y8, name="int8")
     case("DEPTHWISE_CONV_2D", X8, K(weights((1, 3, 3, 8), 6, "int8"), "int8", PER_CHANNEL, (0,) * 8, 3),
-         bias8(tuple(0.02 * s for s in PER_CHANNEL)), opt=("DepthwiseConv2DOptions", {**opt, "stride_h": 2, "depth_multiplier": 2}), out=Y8, name="int8")  # fmt: skip
+         bias8(tuple(0.02 * s for s in PER_CHANNEL)), opt=("DepthwiseConv2DOptions", {**opt, "stride_h": 2, "depth_multiplier": 2}), out=Y8, name="int8")
 case("CONV_2D", V((1, 5, 5, 3), scale=(0.01,), zero=(128,), **U8), K(np.random.default_rng(0).integers(0, 255, (4, 3, 3, 3)), "uint8", (0.02,), (120,)),
-     K([100, -200, 300, 0], "int32", (0.0002,), (0,)), opt=("Conv2DOptions", {"stride_w": 1, "stride_h": 1}), out=("uint8", (0.03,), (100,)), name="uint8")  # fmt: skip
+     K([100, -200, 300, 0], "int32", (0.0002,), (0,)), opt=("Conv2DOptions", {"stride_w": 1, "stride_h": 1}), out=("uint8", (0.03,), (100,)), name="uint8")
 case("FULLY_CONNECTED", V((3, 16), scale=(0.02,), zero=(-3,), **I8), K(weights((8, 16), 7, "int8"), "int8", (0.01,), (0,)),
-     K(np.arange(8) * 100 - 300, "int32", (0.0002,), (0,)), opt=("FullyConnectedOptions", {}), out=("int8", (0.08,), (4,)), name="int8")  # fmt: skip
+     K(np.arange(8) * 100 - 300, "int32", (0.0002,), (0,)), opt=("FullyConnectedOptions", {}), out=("int8", (0.08,), (4,)), name="int8")
 case("FULLY_CONNECTED", V((3, 16), "int16", -9000, 9000, (0.001,), (0,)), K(weights((8, 16), 7, "int8"), "int8", (0.01,), (0,)),
-     K(np.arange(8) * 1000, "int64", (0.00001,), (0,)), opt=("FullyConnectedOptions", {}), out=("int16", (0.002,), (0,)), name="int16")  # fmt: skip
+     K(np.arange(8) * 1000, "int64", (0.00001,), (0,)), opt=("FullyConnectedOptions", {}), out=("int16", (0.002,), (0,)), name="int16")
 case("TRANSPOSE_CONV", K([1, 8, 8, 4], "int32"), K(weights((4, 3, 3, 4), 8, "int8"), "int8", PER_CHANNEL[:4], (0,) * 4), V((1, 4, 4, 4), scale=(0.02,), zero=(5,), **I8),
-     opt=("TransposeConvOptions", {"padding": 0, "stride_w": 2, "stride_h": 2}), out=Y8, name="int8")  # fmt: skip
+     opt=("TransposeConvOptions", {"padding": 0, "stride_w": 2, "stride_h": 2}), out=Y8, name="int8")
 A8, B8 = V((2, 3, 4), scale=(0.02,), zero=(5,), **I8), V((2, 3, 4), scale=(0.03,), zero=(-7,), **I8)
 for op, opt in (("ADD", "AddOptions"), ("SUB", "SubOptions"), ("MUL", "MulOptions")):
     case(op, A8, B8, opt=(opt, {"fused_activation_function": 1}), out=Y8, name="int8")
@@ -371,12 +376,12 @@ def body(op, options, operands, results="float32", constants=()):
 PAIR = [("float32", (2, 3)), ("float32", (2, 3))]
 for flag in (True, False):
     case("IF", K(flag, "bool"), V((2, 3)), V((2, 3)), opt=("IfOptions", {"then_subgraph_index": 1, "else_subgraph_index": 2}), shape=(2, 3),
-         graphs=(body("ADD", ("AddOptions", {}), PAIR), body("MUL", ("MulOptions", {}), PAIR)))  # fmt: skip
+         graphs=(body("ADD", ("AddOptions", {}), PAIR), body("MUL", ("MulOptions", {}), PAIR)))
 case("IF", V((), "bool"), V((2, 3)), V((2, 3)), opt=("IfOptions", {"then_subgraph_index": 1, "else_subgraph_index": 2}), shape=(2, 3),
-     graphs=(body("ADD", ("AddOptions", {}), PAIR), body("MUL", ("MulOptions", {}), PAIR)))  # fmt: skip
+     graphs=(body("ADD", ("AddOptions", {}), PAIR), body("MUL", ("MulOptions", {}), PAIR)))
 ONE = [("float32", ())]
 case("WHILE", V((), low=0.1, high=0.9), opt=("WhileOptions", {"cond_subgraph_index": 1, "body_subgraph_index": 2}), shape=(),
-     graphs=(body("LESS", ("LessOptions", {}), ONE, "bool", [np.array(5, np.float32)]), body("ADD", ("AddOptions", {}), ONE, constants=[np.array(1, np.float32)])))  # fmt: skip
+     graphs=(body("LESS", ("LessOptions", {}), ONE, "bool", [np.array(5, np.float32)]), body("ADD", ("AddOptions", {}), ONE, constants=[np.array(1, np.float32)])))
 
 
 # --- Fourier transforms
@@ -387,7 +392,7 @@ class Spectrum(Case):
         tensors = {
             "x0": TensorSpec("float32", self.operands[0].shape), "n": length,
             "c": TensorSpec("complex64", None), "y0": TensorSpec("float32", None),
-        }  # fmt: skip
+        }
         steps = [
             OperatorSpec("RFFT2D", ["x0", "n"], ["c"], ("Rfft2dOptions", {})),
             OperatorSpec(self.op, ["c"], ["y0"], None),

@@ -22,6 +22,7 @@ rules = Rules()
 
 _MOST_SETTINGS = 64
 _MOST_ELEMENTS = 4096
+_LARGEST_WINDOW = 64
 _MEDIAPIPE_PADDINGS = {1: "SAME", 2: "VALID"}
 
 
@@ -58,7 +59,9 @@ def _setting(value: Any) -> Any:
 
 
 @rules("CUSTOM TFLite_Detection_PostProcess")
-def detection(b: Builder, node: SourceNode, codes: ir.Value, scores: ir.Value, anchors: ir.Value) -> tuple[Any, ...]:
+def detection(
+    b: Builder, node: SourceNode, codes: ir.Value, scores: ir.Value, anchors: ir.Value
+) -> tuple[Any, ...]:
     """Boxes decoded from anchors and suppressed where they overlap a better one (the SSD head's last step).
 
     Outputs: (1, most, 4) top, left, bottom, right; (1, most) class, counted without the background; (1, most)
@@ -117,7 +120,9 @@ def _fast(b: Builder, boxes: ir.Value, score: ir.Value, most: int, given: dict[s
     return b.op("Gather", boxes, places), kinds, b.op("Gather", best, places), b.op("Shape", places)
 
 
-def _regular(b: Builder, boxes: ir.Value, score: ir.Value, most: int, given: dict[str, Any]) -> tuple[Any, ...]:
+def _regular(
+    b: Builder, boxes: ir.Value, score: ir.Value, most: int, given: dict[str, Any]
+) -> tuple[Any, ...]:
     """Every class on its own, then the best of all."""
     turned = b.op("Transpose", score, perm=[1, 0])
     each = int(given.get("detections_per_class", 100))
@@ -131,7 +136,9 @@ def _regular(b: Builder, boxes: ir.Value, score: ir.Value, most: int, given: dic
 
 
 @rules("CUSTOM Convolution2DTransposeBias")
-def transpose_conv_bias(b: Builder, node: SourceNode, x: ir.Value, weight: ir.Value, bias: ir.Value) -> ir.Value:
+def transpose_conv_bias(
+    b: Builder, node: SourceNode, x: ir.Value, weight: ir.Value, bias: ir.Value
+) -> ir.Value:
     """MediaPipe's TRANSPOSE_CONV with a bias; weights (out, height, width, in), sizes follow from the input."""
     padding, stride_w, stride_h = _struct(node, 3)
     if padding not in _MEDIAPIPE_PADDINGS or min(stride_w, stride_h) < 1:
@@ -161,7 +168,8 @@ def _struct(node: SourceNode, count: int) -> tuple[int, ...]:
 def _pool_settings(node: SourceNode) -> tuple[str, tuple[int, int], tuple[int, int], int]:
     """Padding, strides and window (height, width), and the fused activation."""
     padding, stride_w, stride_h, width, height, activation = _struct(node, 6)
-    if padding not in _MEDIAPIPE_PADDINGS or not 0 < min(stride_w, stride_h, width, height) <= max(width, height) <= 64:
+    sizes = (stride_w, stride_h, width, height)
+    if padding not in _MEDIAPIPE_PADDINGS or min(sizes) < 1 or max(sizes) > _LARGEST_WINDOW:
         raise UnsupportedError(f"padding {padding}, window {height} x {width}")
     return _MEDIAPIPE_PADDINGS[padding], (stride_h, stride_w), (height, width), activation
 
@@ -195,7 +203,8 @@ def max_unpooling(b: Builder, node: SourceNode, x: ir.Value, places: ir.Value) -
     whole = b.cast(places, np.int32)
     zero = b.scalar(0, x)
     parts = [
-        b.op("Where", b.op("Equal", whole, np.int32(place)), x, zero) for place in range(window[0] * window[1])
+        b.op("Where", b.op("Equal", whole, np.int32(place)), x, zero)
+        for place in range(window[0] * window[1])
     ]
     stack = channels_first(b, b.op("Concat", *parts, axis=3))
     return channels_last(b, b.op("DepthToSpace", stack, blocksize=window[0], mode="DCR"))
@@ -209,9 +218,7 @@ def landmarks_to_matrix(b: Builder, node: SourceNode, landmarks: ir.Value) -> ir
         raise UnsupportedError("its first version")
     points = b.op("Slice", b.op("Squeeze", landmarks, [0]), [0], [2], [1])
     ends = [b.op("Gather", points, given[f"{side}_rotation_idx"], axis=0) for side in ("left", "right")]
-    run, rise = (
-        b.op("Gather", b.op("Sub", ends[1], ends[0]), axis, axis=0) for axis in (0, 1)
-    )
+    run, rise = (b.op("Gather", b.op("Sub", ends[1], ends[0]), axis, axis=0) for axis in (0, 1))
     angle = b.op("Sub", np.float32(given.get("target_rotation_radians", 0.0)), atan2(b, node, rise, run))
     cos, sin = (b.op("Reshape", b.op(name, angle), [1]) for name in ("Cos", "Sin"))
     minus = b.op("Neg", sin)
@@ -257,7 +264,8 @@ def transform_tensor(b: Builder, node: SourceNode, x: ir.Value, matrix: ir.Value
     given = settings_of(node)
     height, width = int(given["output_height"]), int(given["output_width"])
     rows, columns = (fixed(b, x, axis, "a picture") for axis in (1, 2))
-    if fixed(b, x, 0, "a batch") != 1 or min(rows, columns) < 2 or not 0 < min(height, width) <= max(height, width) <= _MOST_ELEMENTS:
+    sound = 0 < min(height, width) <= max(height, width) <= _MOST_ELEMENTS
+    if fixed(b, x, 0, "a batch") != 1 or min(rows, columns) < 2 or not sound:
         raise UnsupportedError("more than one picture, or one of a single row")
     y, x_ = np.mgrid[:height, :width]
     pixels = np.stack([x_, y], -1).reshape(-1, 2).astype(np.float32) + 0.5

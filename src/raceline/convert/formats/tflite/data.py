@@ -53,13 +53,12 @@ def _plain(tensor: Tensor, count: int | None) -> Array:
     if tensor.dtype == "BOOL":
         return data != 0
     if tensor.dtype == "BFLOAT16":
-        return (data.view(dtype).astype(np.uint32) << 16).view(np.float32)
+        widened: Array = (data.view(dtype).astype(np.uint32) << 16).view(np.float32)
+        return widened
     return np.require(data.view(dtype), requirements="A")
 
 
-def densified(
-    stored: Array, sparsity: Sparsity, shape: tuple[int, ...], max_bytes: int, name: str
-) -> Array:
+def densified(stored: Array, sparsity: Sparsity, shape: tuple[int, ...], max_bytes: int, name: str) -> Array:
     """A sparse tensor filled up with zeros.
 
     Dimensions are stored in `order`; a block dimension splits one of the original dimensions. A compressed one

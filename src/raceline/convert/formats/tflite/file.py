@@ -210,7 +210,8 @@ class _Parser:
 
     def _subgraph(self, graph: Any, codes: list[str], buffers: list[Array | None]) -> Subgraph:
         tensors = tuple(
-            self._tensor(index, tensor, buffers) for index, tensor in enumerate(self._tables(graph, "Tensors"))
+            self._tensor(index, tensor, buffers)
+            for index, tensor in enumerate(self._tables(graph, "Tensors"))
         )
         inputs, outputs = self._ints(graph, "Inputs"), self._ints(graph, "Outputs")
         self.nodes_left -= int(graph.OperatorsLength())

@@ -268,8 +268,8 @@ def fake_quant(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 @rules("CUMSUM")
 def cumsum(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value) -> ir.Value:
     """Running sums."""
-    settings = {key: option(node, key) for key in ("exclusive", "reverse")}
-    return b.op("CumSum", x, axis, **settings)  # type: ignore[no-any-return]
+    exclusive, reverse = (option(node, key) for key in ("exclusive", "reverse"))
+    return b.op("CumSum", x, axis, exclusive=exclusive, reverse=reverse)  # type: ignore[no-any-return]
 
 
 @rules("BUCKETIZE")
@@ -314,7 +314,9 @@ def svdf(b: Builder, node: SourceNode, *operands: ir.Value) -> ir.Value:
 @rules("RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM")
 def random(b: Builder, node: SourceNode, shape: ir.Value) -> ir.Value:
     """Random numbers of a fixed shape; seeds of the file give other numbers here, as on any other engine."""
-    sizes = [int(size) for size in np.asarray(b.array(shape) if b.array(shape) is not None else [-1]).reshape(-1)]
+    sizes = [
+        int(size) for size in np.asarray(b.array(shape) if b.array(shape) is not None else [-1]).reshape(-1)
+    ]
     if any(size < 0 for size in sizes):
         raise UnsupportedError("a shape that is computed by the model")
     name = "RandomNormal" if node.op == "RANDOM_STANDARD_NORMAL" else "RandomUniform"

@@ -158,9 +158,7 @@ def resize(b: Builder, node: SourceNode, x: ir.Value, sizes: ir.Value) -> ir.Val
     corners, halves = option(node, "align_corners"), option(node, "half_pixel_centers")
     linear = node.op == "RESIZE_BILINEAR"
     mode = "align_corners" if corners else "half_pixel" if halves else "asymmetric"
-    settings: dict[str, str] = {"mode": "linear" if linear else "nearest"}
-    if not linear:
-        settings["nearest_mode"] = "round_prefer_ceil" if corners or halves else "floor"
+    nearest = None if linear else "round_prefer_ceil" if corners or halves else "floor"
     first = nhwc.channels_first(b, x)
     batch, channels = b.shape(first)[:2]
     if isinstance(batch, int) and isinstance(channels, int):
@@ -168,6 +166,7 @@ def resize(b: Builder, node: SourceNode, x: ir.Value, sizes: ir.Value) -> ir.Val
     else:
         wanted, axes = int64(b, sizes), [2, 3]
     y = b.op(
-        "Resize", first, None, None, wanted, coordinate_transformation_mode=mode, axes=axes, **settings
+        "Resize", first, None, None, wanted, axes=axes, coordinate_transformation_mode=mode,
+        mode="linear" if linear else "nearest", nearest_mode=nearest,
     )  # fmt: skip
     return nhwc.channels_last(b, y)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 rules = Rules()
 
-_REDUCTIONS = {"SUM": "ReduceSum", "REDUCE_PROD": "ReduceProd", "REDUCE_MAX": "ReduceMax", "REDUCE_MIN": "ReduceMin"}
+_REDUCTIONS = {
+    "SUM": "ReduceSum", "REDUCE_PROD": "ReduceProd", "REDUCE_MAX": "ReduceMax", "REDUCE_MIN": "ReduceMin",
+}  # fmt: skip
 _SEGMENTS = {
     "UNSORTED_SEGMENT_SUM": "add", "UNSORTED_SEGMENT_PROD": "mul",
     "UNSORTED_SEGMENT_MAX": "max", "UNSORTED_SEGMENT_MIN": "min",
@@ -116,7 +118,9 @@ def gather_nd(b: Builder, node: SourceNode, x: ir.Value, places: ir.Value) -> ir
 
 
 @rules("SCATTER_ND")
-def scatter_nd(b: Builder, node: SourceNode, places: ir.Value, updates: ir.Value, sizes: ir.Value) -> ir.Value:
+def scatter_nd(
+    b: Builder, node: SourceNode, places: ir.Value, updates: ir.Value, sizes: ir.Value
+) -> ir.Value:
     """Zeros with values added at coordinates."""
     zeros = b.op("Expand", b.scalar(0, updates), int64(b, sizes))
     return b.op("ScatterND", zeros, int64(b, places), updates, reduction="add")  # type: ignore[no-any-return]
@@ -171,7 +175,9 @@ def segment_sum(b: Builder, node: SourceNode, x: ir.Value, segments: ir.Value) -
 
 
 @rules(*_SEGMENTS)
-def unsorted_segments(b: Builder, node: SourceNode, x: ir.Value, segments: ir.Value, count: ir.Value) -> ir.Value:
+def unsorted_segments(
+    b: Builder, node: SourceNode, x: ir.Value, segments: ir.Value, count: ir.Value
+) -> ir.Value:
     """Rows of equal number reduced to one."""
     known_segments = known(b, segments, "segment numbers")
     if (known_segments < 0).any():

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _INTEGERS = {"INT8", "UINT8", "INT16", "INT4", "UINT16"}
-_RANGES = {"INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-32768, 32767), "INT4": (-8, 7), "UINT16": (0, 65535)}
+_RANGES = {
+    "INT8": (-128, 127),
+    "UINT8": (0, 255),
+    "INT16": (-32768, 32767),
+    "INT4": (-8, 7),
+    "UINT16": (0, 65535),
+}
 _LIMITS: dict[str, tuple[float | None, float | None]] = {
     "RELU": (0.0, None), "RELU_N1_TO_1": (-1.0, 1.0), "RELU6": (0.0, 6.0), "RELU_0_TO_1": (0.0, 1.0),
 }  # fmt: skip

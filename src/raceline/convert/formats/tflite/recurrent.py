@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +20,6 @@ rules = Rules()
 _GATES = (0, 3, 1, 2)  # the file has input, forget, cell, output; the standard input, output, forget, cell
 _PEEPHOLES = (0, 2, 1)
 _CLIP_THAT_ONLY_CONVERTERS_WRITE = 10.0
-_STATELESS = "its state starts at zero at every call"
-
-Operand = "ir.Value | None"
 
 
 @rules("UNIDIRECTIONAL_SEQUENCE_LSTM")
@@ -38,7 +35,9 @@ def lstm(b: Builder, node: SourceNode, x: ir.Value, *operands: ir.Value | None) 
 
 
 @rules("BIDIRECTIONAL_SEQUENCE_LSTM")
-def bidirectional_lstm(b: Builder, node: SourceNode, x: ir.Value, *operands: ir.Value | None) -> tuple[ir.Value, ...]:
+def bidirectional_lstm(
+    b: Builder, node: SourceNode, x: ir.Value, *operands: ir.Value | None
+) -> tuple[ir.Value, ...]:
     """Two LSTMs, one of them backwards."""
     _refuse_lstm(b, node, x)
     if any(nonempty(b, value) is not None for value in operands[38:]):
@@ -58,11 +57,15 @@ def rnn(
 ) -> ir.Value:  # fmt: skip
     """A plain recurrent layer over a sequence."""
     start = _state(b, node, 4, state)
-    return _time_first(b, node, x, lambda seq: _rnn(b, node, seq, (weight, recurrent, bias), "forward", start))
+    return _time_first(
+        b, node, x, lambda seq: _rnn(b, node, seq, (weight, recurrent, bias), "forward", start)
+    )
 
 
 @rules("BIDIRECTIONAL_SEQUENCE_RNN")
-def bidirectional_rnn(b: Builder, node: SourceNode, x: ir.Value, *operands: ir.Value | None) -> tuple[ir.Value, ...]:
+def bidirectional_rnn(
+    b: Builder, node: SourceNode, x: ir.Value, *operands: ir.Value | None
+) -> tuple[ir.Value, ...]:
     """Two plain recurrent layers, one of them backwards."""
     if any(nonempty(b, value) is not None for value in operands[8:]):
         raise UnsupportedError("an auxiliary input")
@@ -126,7 +129,7 @@ def _state(b: Builder, node: SourceNode, index: int, value: ir.Value | None) -> 
     return None if array is not None and not array.any() else value
 
 
-def _time_first(b: Builder, node: SourceNode, x: ir.Value, layer):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _time_first(b: Builder, node: SourceNode, x: ir.Value, layer: Callable[[ir.Value], ir.Value]) -> ir.Value:
     """The layer's (time, batch, size) result for x, whose first two axes may be the other way about."""
     if option(node, "time_major"):
         return layer(x)

@@ -58,7 +58,7 @@ def squeeze(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
     if not named and any(not isinstance(dim, int) for dim in shape):
         raise UnsupportedError("of all axes, where some are open")
     axes = [axis % len(shape) for axis in named] or [i for i, dim in enumerate(shape) if dim == 1]
-    return b.op("Squeeze", x, axes) if axes else x  # type: ignore[no-any-return]
+    return b.op("Squeeze", x, axes) if axes else x
 
 
 @rules("EXPAND_DIMS")
@@ -132,7 +132,9 @@ def split(b: Builder, node: SourceNode, axis: ir.Value, x: ir.Value) -> tuple[ir
 
 
 @rules("SPLIT_V")
-def split_v(b: Builder, node: SourceNode, x: ir.Value, sizes: ir.Value, axis: ir.Value) -> tuple[ir.Value, ...]:
+def split_v(
+    b: Builder, node: SourceNode, x: ir.Value, sizes: ir.Value, axis: ir.Value
+) -> tuple[ir.Value, ...]:
     """Parts of given sizes; -1 stands for what is left."""
     where = axes_of(b, x, axis)[0]
     parts = known_ints(b, sizes, "sizes")
@@ -179,11 +181,11 @@ def strided_slice(
         ends = b.op("Where", single, after, ends)
     result = b.op("Slice", x, starts, ends, axes, step) if kept else x
     result = b.op("Squeeze", result, shrunk) if shrunk else result
-    return b.op("Unsqueeze", result, new) if new else result  # type: ignore[no-any-return]
+    return b.op("Unsqueeze", result, new) if new else result
 
 
 def _where(b: Builder, mask: np.ndarray, fixed_values: np.ndarray, value: ir.Value) -> ir.Value:  # type: ignore[type-arg]
-    return b.op("Where", mask, fixed_values.astype(np.int64), value) if mask.any() else value  # type: ignore[no-any-return]
+    return b.op("Where", mask, fixed_values.astype(np.int64), value) if mask.any() else value
 
 
 def _entries(
@@ -216,7 +218,9 @@ def _entries(
 
 
 @rules("PAD", "PADV2")
-def pad(b: Builder, node: SourceNode, x: ir.Value, amounts: ir.Value, value: ir.Value | None = None) -> ir.Value:
+def pad(
+    b: Builder, node: SourceNode, x: ir.Value, amounts: ir.Value, value: ir.Value | None = None
+) -> ir.Value:
     """With zeros, or with a value."""
     pads = b.op("Reshape", b.op("Transpose", int64(b, amounts), perm=[1, 0]), [-1])
     filling = b.op("Reshape", value, np.zeros(0, np.int64)) if value is not None else None
@@ -272,7 +276,7 @@ def reverse(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> ir.Val
     """Backwards along axes."""
     where = axes_of(b, x, axes)
     count = len(where)
-    return b.op("Slice", x, [-1] * count, [INT64_MIN] * count, where, [-1] * count) if where else x  # type: ignore[no-any-return]
+    return b.op("Slice", x, [-1] * count, [INT64_MIN] * count, where, [-1] * count) if where else x
 
 
 @rules("REVERSE_SEQUENCE")

@@ -124,9 +124,7 @@ def _chosen(file: File, name: str | None) -> SignatureDef:
         named = set(signature.inputs.values()), set(signature.outputs.values())
         if signature.subgraph == 0 and named == (set(main.inputs), set(main.outputs)):
             return signature
-    return SignatureDef(
-        "", 0, _unique(main, main.inputs, "input"), _unique(main, main.outputs, "output")
-    )
+    return SignatureDef("", 0, _unique(main, main.inputs, "input"), _unique(main, main.outputs, "output"))
 
 
 def _unique(graph: Subgraph, indices: Sequence[int], kind: str) -> dict[str, int]:
@@ -152,12 +150,11 @@ class _Translation:
         graph = self.file.subgraphs[signature.subgraph]
         name = graph.name or Path(self.source).stem
         b = QuantisedBuilder(name, limits=self.limits)
-        inputs = {
-            index: self._input(b, key, graph.tensors[index]) for key, index in signature.inputs.items()
-        }
+        inputs = {index: self._input(b, key, graph.tensors[index]) for key, index in signature.inputs.items()}
         missing = [graph.tensors[i].name for i in graph.inputs if i not in inputs]
         if missing:
-            raise BadModelError(f"{self.source} is broken", f"signature {signature.key!r} leaves out {missing[0]!r}")
+            why = f"signature {signature.key!r} leaves out {missing[0]!r}"
+            raise BadModelError(f"{self.source} is broken", why)
         values = self.values_of(b, graph, inputs)
         for key, index in signature.outputs.items():
             value = values.get(graph.tensors[index].key)
@@ -169,7 +166,10 @@ class _Translation:
         _keep_names(b.graph, list(signature.outputs))
         model = b.model(
             Provenance(
-                source=self.source, source_format="tflite", source_sha256=sha256, producer=self.file.description
+                source=self.source,
+                source_format="tflite",
+                source_sha256=sha256,
+                producer=self.file.description,
             )  # fmt: skip
         )
         for step in dict.fromkeys(self.steps):
@@ -333,8 +333,6 @@ def _sweep(graph: ir.Graph) -> None:
             for index in range(len(node.inputs)):
                 node.replace_input_with(index, None)
             graph.remove(node)
-
-
 
 
 def _keep_names(graph: ir.Graph, names: Sequence[str]) -> None:

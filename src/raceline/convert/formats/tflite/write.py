@@ -62,6 +62,10 @@ class GraphSpec:
     name: str = "main"
 
 
+SignatureSpec = tuple[str, Mapping[str, str], Mapping[str, str]]
+"""Key, input name -> tensor, output name -> tensor."""
+
+
 @dataclass
 class _Writer:
     builder: flatbuffers.Builder = field(default_factory=lambda: flatbuffers.Builder(1024))
@@ -105,12 +109,12 @@ def _camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def written(*graphs: GraphSpec, signatures: Sequence[tuple[str, Mapping[str, str], Mapping[str, str]]] = ()) -> bytes:
+def written(*graphs: GraphSpec, signatures: Sequence[SignatureSpec] = ()) -> bytes:
     """The bytes of a file.
 
     Args:
         graphs: the main subgraph first.
-        signatures: (key, input name -> tensor, output name -> tensor) of the main subgraph.
+        signatures: of the main subgraph.
     """
     w = _Writer()
     subgraphs = [_graph(w, graph) for graph in graphs]
@@ -145,7 +149,10 @@ def _code(w: _Writer, name: str) -> int:
         return w.table("OperatorCode", {"DeprecatedBuiltinCode": 32, **fields, "Version": 1})
     number = getattr(tflite.BuiltinOperator, name)
     old = min(number, _PLACEHOLDER)
-    return w.table("OperatorCode", {"DeprecatedBuiltinCode": old, "BuiltinCode": number, "Version": _VERSIONS.get(name, 1)})
+    return w.table(
+        "OperatorCode",
+        {"DeprecatedBuiltinCode": old, "BuiltinCode": number, "Version": _VERSIONS.get(name, 1)},
+    )
 
 
 def _graph(w: _Writer, graph: GraphSpec) -> int:
