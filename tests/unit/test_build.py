@@ -83,6 +83,14 @@ def test_what_cannot_be_is_told_with_the_sources_node():
         b.op("MatMul", x, np.ones((4, 5), np.float32))
 
 
+def test_an_operand_that_is_left_out_or_of_another_type_is_told_likewise():
+    b = Builder("m")
+    x = b.input("x", "float32", [2])
+    for operands in ((x, None), (x, b.constant(np.int32([1, 2])))):
+        with pytest.raises(BadModelError, match="becomes Sub"):
+            b.op("Sub", *operands)
+
+
 def test_the_limit_of_nodes_is_kept():
     b = Builder("m", limits=Limits(max_nodes=2))
     x = b.input("x", "float32", [2])

@@ -18,6 +18,9 @@ DTYPES: dict[str, str] = {
 """Element types that can be read, and how they lie in memory once they are unpacked."""
 
 
+_SMALL, _MOST_EXPANSION = 1 << 20, 256  # elements of a sparse tensor: always allowed, and for each stored one
+
+
 def array_of(tensor: Tensor, max_bytes: int) -> Array:
     """A constant's elements in its shape; 4-bit integers as 8-bit ones, sparse data filled up.
 
@@ -51,7 +54,8 @@ def _plain(tensor: Tensor, count: int | None) -> Array:
     if data.size % dtype.itemsize:
         raise BadModelError(f"tensor {tensor.name!r} is broken", f"{data.size} bytes are no whole elements")
     if tensor.dtype == "BOOL":
-        return data != 0
+        flags: Array = data != 0
+        return flags
     if tensor.dtype == "BFLOAT16":
         widened: Array = (data.view(dtype).astype(np.uint32) << 16).view(np.float32)
         return widened
@@ -75,6 +79,7 @@ def densified(stored: Array, sparsity: Sparsity, shape: tuple[int, ...], max_byt
         and sorted(sparsity.order) == list(range(rank + len(sparsity.blocks)))
         and all(0 <= axis < rank for axis in sparsity.blocks)
         and 0 <= total * stored.itemsize <= max_bytes
+        and total <= max(_SMALL, _MOST_EXPANSION * stored.size)
     )
     if not sound:
         raise BadModelError(f"sparse tensor {name!r} is broken", "its description does not fit its shape")

@@ -148,7 +148,7 @@ def one_hot(
     count = known_ints(b, depth, "a depth")[0]
     rank, axis = b.rank(places), option(node, "axis", 0)
     axis += rank + 1 if axis < 0 else 0
-    if not 0 <= count <= 1 << 24:
+    if not 0 <= count <= 1 << 20:
         raise ValueError(f"a depth of {count}")
     numbers = np.arange(count, dtype=b.dtype(places)).reshape([-1] + [1] * (rank - axis))
     return b.op("Where", b.op("Equal", b.op("Unsqueeze", places, [axis]), numbers), on, off)  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ rules = Rules()
 
 _GATES = (0, 3, 1, 2)  # the file has input, forget, cell, output; the standard input, output, forget, cell
 _PEEPHOLES = (0, 2, 1)
+_LARGEST_STATE = 1 << 16
 _CLIP_THAT_ONLY_CONVERTERS_WRITE = 10.0
 
 
@@ -150,6 +151,13 @@ def _stacked(b: Builder, parts: Sequence[ir.Value]) -> ir.Value:
     return b.op("Unsqueeze", b.op("Concat", *parts, axis=0), [0])  # type: ignore[no-any-return]
 
 
+def _bounded(size: int | str | None) -> int:
+    """The size of a state; a file may claim any."""
+    if not isinstance(size, int) or not 0 < size <= _LARGEST_STATE:
+        raise UnsupportedError(f"a state of size {size}")
+    return size
+
+
 def _lstm(
     b: Builder, seq: ir.Value, operands: Sequence[ir.Value | None], direction: str,
     initial: Sequence[ir.Value | None],
@@ -167,10 +175,9 @@ def _lstm(
         peepholes[0] = b.op("Neg", peepholes[1]) if peepholes[1] is not None else None
     if any(value is None for value in (*weights, *recurrent, *biases)):
         raise ValueError("a gate has no weights")
-    size = b.shape(recurrent[1])[1]  # type: ignore[arg-type]
+    size = _bounded(b.shape(recurrent[1])[1])  # type: ignore[arg-type]
     matrix = [_stacked(b, [group[i] for i in _GATES]) for group in (weights, recurrent)]  # type: ignore[misc]
     bias = _stacked(b, [biases[i] for i in _GATES])  # type: ignore[misc]
-    assert isinstance(size, int)
     both = b.op("Concat", bias, np.zeros((1, 4 * size), np.float32), axis=1)
     peeps = None
     if any(value is not None for value in peepholes):
@@ -194,8 +201,7 @@ def _rnn(
         raise UnsupportedError(f"activation {name}, or 8-bit arithmetic")
     weight, recurrent, bias = operands
     assert weight is not None and recurrent is not None
-    size = b.shape(recurrent)[1]
-    assert isinstance(size, int)
+    size = _bounded(b.shape(recurrent)[1])
     both = None
     if bias is not None:
         both = b.op("Concat", _stacked(b, [bias]), np.zeros((1, size), np.float32), axis=1)

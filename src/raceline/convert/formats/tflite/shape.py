@@ -21,12 +21,15 @@ from raceline.convert.formats.tflite.asking import (
     target,
 )
 from raceline.convert.formats.tflite.quantise import activated
+from raceline.convert.graph import Array
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 rules = Rules()
+
+_LARGEST_MASK = 1 << 24  # elements
 
 
 @rules("RESHAPE", "STABLEHLO_RESHAPE")
@@ -184,7 +187,7 @@ def strided_slice(
     return b.op("Unsqueeze", result, new) if new else result
 
 
-def _where(b: Builder, mask: np.ndarray, fixed_values: np.ndarray, value: ir.Value) -> ir.Value:  # type: ignore[type-arg]
+def _where(b: Builder, mask: Array, fixed_values: Array, value: ir.Value) -> ir.Value:
     return b.op("Where", mask, fixed_values.astype(np.int64), value) if mask.any() else value
 
 
@@ -376,7 +379,7 @@ def matrix_diag(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
     """Vectors on the diagonals of matrices of zeros."""
     size = fixed(b, x, b.rank(x) - 1, "a diagonal")
     wide = b.op("Unsqueeze", x, [b.rank(x)])
-    return b.op("Where", np.eye(size, dtype=bool), wide, b.scalar(0, x))  # type: ignore[no-any-return]
+    return b.op("Where", _diagonal(size, size), wide, b.scalar(0, x))  # type: ignore[no-any-return]
 
 
 @rules("MATRIX_SET_DIAG")
@@ -388,7 +391,14 @@ def matrix_set_diag(b: Builder, node: SourceNode, x: ir.Value, diagonal: ir.Valu
         wide = b.op("Unsqueeze", diagonal, [rank - 2])
     else:
         wide = b.op("Unsqueeze", diagonal, [rank - 1])
-    return b.op("Where", np.eye(rows, columns, dtype=bool), wide, x)  # type: ignore[no-any-return]
+    return b.op("Where", _diagonal(rows, columns), wide, x)  # type: ignore[no-any-return]
+
+
+def _diagonal(rows: int, columns: int) -> Array:
+    """True on the diagonal; a file may claim any size."""
+    if rows * columns > _LARGEST_MASK:
+        raise UnsupportedError(f"matrices of {rows} x {columns}")
+    return np.eye(rows, columns, dtype=bool)
 
 
 @rules("DILATE")
