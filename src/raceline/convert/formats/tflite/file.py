@@ -348,7 +348,7 @@ def _fields(members: set[str]) -> set[str]:
     """Names of the plain fields among the members of a generated class."""
     helpers = {m for m in members if m.endswith(("Length", "IsNone", "AsNumpy", "HasIdentifier"))}
     vectors = {m for m in members if f"{m}Length" in members}
-    return {m for m in members - helpers - vectors if not m.startswith(("_", "GetRootAs", "Init"))}
+    return {m for m in members - helpers - vectors - {"Init"} if not m.startswith(("_", "GetRootAs"))}
 
 
 def _snake(name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from raceline.convert.build import Builder
 from raceline.convert.formats.tflite.asking import fixed, int64, is_float, option, source, target
-from raceline.convert.formats.tflite.quantise import activated, beneath, clipped
+from raceline.convert.formats.tflite.quantise import activated, beneath, clipped, turned
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ def binary(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
 @rules(*_ARITHMETIC)
 def arithmetic(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
     """Arithmetic with a fused activation; integers divide towards zero in both."""
-    result = b.op(_ARITHMETIC[node.op], x, y)
+    found = turned(b, x, y)
+    if found is None:
+        result = b.op(_ARITHMETIC[node.op], x, y)
+    else:
+        result = b.transpose(b.op(_ARITHMETIC[node.op], *found[1]), found[0])
     return activated(b, result, option(node, "fused_activation_function"), target(node))
 
 
@@ -104,14 +108,13 @@ def leaky_relu(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 @rules("PRELU")
 def prelu(b: Builder, node: SourceNode, x: ir.Value, slope: ir.Value) -> ir.Value:
     """With a slope for each channel; given beneath a transposition where that is possible."""
-    producer, rank = x.producer(), b.rank(x)
-    dims = b.shape(slope)
-    if producer is None or producer.op_type != "Transpose" or len(dims) > rank or b.array(slope) is None:
+    found, rank, dims = turned(b, x), b.rank(x), b.shape(slope)
+    if found is None or len(dims) > rank or b.array(slope) is None:
         return b.op("PRelu", x, slope)  # type: ignore[no-any-return]
-    perm = list(producer.attributes["perm"].as_ints())
-    back = [perm.index(axis) for axis in range(rank)]
+    perm, (inner,) = found
     whole = b.op("Reshape", slope, [1] * (rank - len(dims)) + [int(d) for d in dims if d is not None])
-    return b.transpose(b.op("PRelu", producer.inputs[0], b.transpose(whole, back)), perm)
+    back = b.transpose(whole, [perm.index(axis) for axis in range(rank)])
+    return b.transpose(b.op("PRelu", inner, back), perm)
 
 
 @rules("FLOOR_DIV")

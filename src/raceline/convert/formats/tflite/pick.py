@@ -18,6 +18,7 @@ from raceline.convert.formats.tflite.asking import (
     option,
     target,
 )
+from raceline.convert.formats.tflite.quantise import turned
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
 if TYPE_CHECKING:
@@ -50,7 +51,13 @@ def mean(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> ir.Value:
     if not where:
         return x
     if is_float(b, x):
-        return b.op("ReduceMean", x, where, keepdims=keep)  # type: ignore[no-any-return]
+        found = turned(b, x)
+        if found is None:
+            return b.op("ReduceMean", x, where, keepdims=keep)  # type: ignore[no-any-return]
+        perm, (inner,) = found
+        y = b.op("ReduceMean", inner, sorted(perm[axis] for axis in where), keepdims=keep)
+        left = [axis for axis in perm if keep or axis not in {perm[i] for i in where}]
+        return b.transpose(y, [sorted(left).index(axis) for axis in left])
     count = int(np.prod([fixed(b, x, axis, "an axis") for axis in where]))
     return b.op("Div", b.op("ReduceSum", x, where, keepdims=keep), b.scalar(count, x))  # type: ignore[no-any-return]
 

@@ -125,10 +125,34 @@ def clipped(b: Builder, x: ir.Value, name: str) -> ir.Value:
 
 def beneath(b: Builder, value: ir.Value, change: Callable[[ir.Value], ir.Value]) -> ir.Value:
     """Something element-wise, done before the transposition that the value ends with, beside what it follows."""
-    node = value.producer()
-    if node is None or node.op_type != "Transpose" or node.inputs[0] is None:
-        return change(value)
-    return b.transpose(change(node.inputs[0]), list(node.attributes["perm"].as_ints()))
+    found = turned(b, value)
+    return change(value) if found is None else b.transpose(change(found[1][0]), found[0])
+
+
+def turned(b: Builder, *values: ir.Value) -> tuple[list[int], list[ir.Value]] | None:
+    """The order of axes that all values end with, and the values before it; None where they have none in common.
+
+    A transposition may lie before a DequantizeLinear; that is made again for the value before it.
+    """
+    inner, orders = [], set()
+    for value in values:
+        node = value.producer()
+        stored = node if node is None or node.op_type != "DequantizeLinear" else _producer(node.inputs[0])
+        if node is None or stored is None or stored.op_type != "Transpose" or "axis" in node.attributes:
+            return None
+        orders.add(tuple(stored.attributes["perm"].as_ints()))
+        inner.append((node, stored.inputs[0]))
+    if len(orders) != 1:
+        return None
+    before = [
+        value if node.op_type == "Transpose" else b.op("DequantizeLinear", value, *node.inputs[1:])
+        for node, value in inner
+    ]
+    return list(orders.pop()), before
+
+
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
 
 
 def _implied(limits: tuple[float | None, float | None], tensor: Tensor) -> bool:

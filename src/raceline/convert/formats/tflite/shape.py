@@ -20,7 +20,7 @@ from raceline.convert.formats.tflite.asking import (
     source,
     target,
 )
-from raceline.convert.formats.tflite.quantise import activated
+from raceline.convert.formats.tflite.quantise import activated, turned
 from raceline.convert.graph import Array
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
@@ -89,7 +89,12 @@ def stablehlo_transpose(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 @rules("CONCATENATION")
 def concatenation(b: Builder, node: SourceNode, *parts: ir.Value) -> ir.Value:
     """Joined along an axis, then a fused activation."""
-    joined = b.op("Concat", *parts, axis=option(node, "axis"))
+    found, axis = turned(b, *parts), option(node, "axis")
+    if found is None:
+        joined = b.op("Concat", *parts, axis=axis)
+    else:
+        perm, inner = found
+        joined = b.transpose(b.op("Concat", *inner, axis=perm[axis]), perm)
     return activated(b, joined, option(node, "fused_activation_function"), target(node))
 
 
