@@ -141,10 +141,11 @@ def turned(b: Builder, *values: ir.Value) -> tuple[list[int], list[ir.Value]] | 
         if node is None or stored is None or stored.op_type != "Transpose" or "axis" in node.attributes:
             return None
         orders.add(tuple(stored.attributes["perm"].as_ints()))
+        assert stored.inputs[0] is not None
         inner.append((node, stored.inputs[0]))
     if len(orders) != 1:
         return None
-    before = [
+    before: list[ir.Value] = [
         value if node.op_type == "Transpose" else b.op("DequantizeLinear", value, *node.inputs[1:])
         for node, value in inner
     ]
