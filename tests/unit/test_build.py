@@ -22,6 +22,13 @@ def test_types_and_shapes_are_known_at_once():
     assert b.shape(back) == ("n", 3, 4)
 
 
+def test_scalars_are_scalars_to_inference():
+    b = Builder("m")
+    x = b.input("x", "float32", ["n", 8, 1])
+    y = b.op("DFT", x, np.array(8), np.array(1), onesided=1)
+    assert b.shape(y) == ("n", 5, 2)
+
+
 def test_constants_are_computed_and_shared():
     b = Builder("m")
     b.input("x", "float32", [2])
@@ -74,6 +81,14 @@ def test_what_cannot_be_is_told_with_the_sources_node():
     x = b.input("x", "float32", [2, 3])
     with b.at("dense"), pytest.raises(BadModelError, match=r"'dense' becomes MatMul.*\[2, 3\]"):
         b.op("MatMul", x, np.ones((4, 5), np.float32))
+
+
+def test_an_operand_that_is_left_out_or_of_another_type_is_told_likewise():
+    b = Builder("m")
+    x = b.input("x", "float32", [2])
+    for operands in ((x, None), (x, b.constant(np.int32([1, 2])))):
+        with pytest.raises(BadModelError, match="becomes Sub"):
+            b.op("Sub", *operands)
 
 
 def test_the_limit_of_nodes_is_kept():

@@ -159,7 +159,7 @@ class Builder:
 
     def body(self, name: str) -> Builder:
         """A builder for a graph inside this one (a branch, a loop's body) that may read this one's values."""
-        inner = Builder(name, limits=self.limits)
+        inner = type(self)(name, limits=self.limits)
         inner._names, inner._small, inner._weights, inner._count = (
             self._names, self._small, self._weights, self._count,
         )  # fmt: skip

@@ -1,0 +1,1 @@
+"""TensorFlow Lite: the flatbuffer file and what its operators mean."""
