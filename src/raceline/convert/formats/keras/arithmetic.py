@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -213,8 +214,17 @@ def shaped(b: Builder, x: Any, shape: Any) -> ir.Value:
     if all(not is_value(item) for item in items):
         if 0 in [int(item) for item in items]:
             raise UnsupportedError(f"the shape {items}")
-        return b.op("Reshape", value, [int(item) for item in items])  # type: ignore[no-any-return]
+        return b.op("Reshape", value, _keeping_first(b, value, [int(item) for item in items]))  # type: ignore[no-any-return]
     return b.op("Reshape", value, sizes(b, items))  # type: ignore[no-any-return]
+
+
+def _keeping_first(b: Builder, x: ir.Value, shape: list[int]) -> list[int]:
+    """The same shape with 0, "as before", for a first axis that stays: so its name stays too."""
+    before = b.shape(x)[1:]
+    if not shape or shape[0] != -1 or not b.rank(x) or not all(isinstance(size, int) for size in before):
+        return shape
+    same = math.prod(int(str(size)) for size in before) == math.prod(shape[1:])
+    return [0, *shape[1:]] if same else shape
 
 
 def sizes(b: Builder, items: Sequence[Any]) -> ir.Value:

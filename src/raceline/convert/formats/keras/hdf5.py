@@ -185,8 +185,9 @@ class Hdf5:
             if attribute not in holder.attrs:
                 return None
             found = holder.attrs.get_id(attribute)
-            if found.get_storage_size() > len(self._data):
-                raise self._claims(f"{path} {attribute}", found.get_storage_size())
+            size_bytes = math.prod(found.shape) * found.dtype.itemsize
+            if size_bytes > len(self._data):
+                raise self._claims(f"{path} {attribute}", size_bytes)
             return holder.attrs[attribute]
 
     def _pieces(self, path: str, attribute: str) -> Iterator[Any]:

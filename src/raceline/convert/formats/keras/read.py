@@ -42,7 +42,7 @@ def read_keras(path: Path, *, limits: Limits | None = None) -> Model:
 
 def _model(source: Source, limits: Limits) -> Model:
     _refuse_old(source)
-    top = Reader(source.name, source.major).layer(source.config)
+    top = Reader(source.name, source.major, TABLE).layer(source.config)
     if top.graph is None:
         what = f"{source.name} holds a model of the class {top.kind}, whose layers are joined by Python code"
         raise BadModelError(what, "its file does not say how", WAY_OUT)

@@ -48,7 +48,7 @@ def flatten(b: Builder, call: Call, x: ir.Value) -> ir.Value:
 def _joined(b: Builder, x: ir.Value) -> ir.Value:
     sizes = b.shape(x)[1:]
     if all(isinstance(size, int) for size in sizes):
-        return b.op("Reshape", x, [-1, int(np.prod([int(str(s)) for s in sizes]))])  # type: ignore[no-any-return]
+        return b.op("Reshape", x, [0, int(np.prod([int(str(s)) for s in sizes]))])  # type: ignore[no-any-return]
     return b.op("Flatten", x, axis=1)  # type: ignore[no-any-return]
 
 
@@ -62,8 +62,6 @@ def reshape(b: Builder, call: Call, x: ir.Value) -> ir.Value:
         rest = -int(np.prod(target))
         if rest > 0 and whole % rest == 0:
             target[target.index(-1)] = whole // rest
-    if -1 not in target:
-        return b.op("Reshape", x, [-1, *target])  # type: ignore[no-any-return]
     if 0 in target:
         raise UnsupportedError(f"target_shape={target}")
     return b.op("Reshape", x, [0, *target])  # type: ignore[no-any-return]

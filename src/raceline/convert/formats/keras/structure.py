@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from raceline.core.errors import BadModelError
 
 _DEEPEST = 32
 _CONSTANT = "_CONSTANT_VALUE"
+_CLASSES = {"GroupQueryAttention": "GroupedQueryAttention"}  # saved by another name than the class has
 _OWN_PACKAGES = ("keras", "tf_keras", "keras_core", "tensorflow")
 
 
@@ -98,9 +99,11 @@ class Reader:
     Args:
         source: its name, for messages.
         major: 3 for Keras 3, else 2.
+        known: classes that have a translation; operations as `ops.NAME`.
     """
 
-    def __init__(self, source: str, major: int) -> None:
+    def __init__(self, source: str, major: int, known: Collection[str]) -> None:
+        self._known = known
         self._source = source
         self._major = major
         self._shared: dict[Any, Layer] = {}
@@ -151,11 +154,15 @@ class Reader:
         if module is None and isinstance(data.get("registered_name"), str) and ">" in data["registered_name"]:
             return str(data["registered_name"])
         if module is None:
-            plain = self._major >= 3 and isinstance(config, dict) and "trainable" not in config
-            return f"ops.{name}" if plain and name not in {"InputLayer", *MODELS} else name
+            return f"ops.{name}" if self._major >= 3 and self._is_operation(name, config) else name
         if str(module).partition(".")[0] not in _OWN_PACKAGES:
             return f"{module}.{name}"
         return f"ops.{name}" if ".ops." in f"{module}." else name
+
+    def _is_operation(self, name: str, config: Any) -> bool:
+        """Whether a class without a module is one of keras.ops rather than a layer of the same name."""
+        settings = config if isinstance(config, dict) else {}
+        return f"ops.{name}" in self._known and (name not in self._known or not {"trainable", "dtype"} & set(settings))
 
     def _children(self, layer: Layer) -> dict[str, Layer]:
         """The layers inside a layer that is no model."""
@@ -214,7 +221,7 @@ class Reader:
         used: dict[str, int] = {}
         for layer in graph.layers.values():
             if not layer.kind.startswith("ops."):
-                base = snake_case(layer.kind.rpartition(">")[2].rpartition(".")[2])
+                base = snake_case(_CLASSES.get(layer.kind, layer.kind.rpartition(">")[2].rpartition(".")[2]))
                 model.children[f"layers/{unique(base, used)}"] = layer
         model.graph = graph
         if model.kind == "Sequential":

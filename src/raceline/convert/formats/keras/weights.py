@@ -47,10 +47,7 @@ def _from_path(file: Hdf5, layer: Layer, path: str) -> None:
     names = [name for group in layer.own for name in group]
     if not names:
         return
-    group = f"{path}/vars"
-    if not file.num_members(group):
-        older = f"{path.replace('layers/', f'{_DEPENDENCIES}/')}/vars"
-        group = older if file.num_members(older) else group
+    group = _group(file, path)
     owner = file.text(group, "name")
     if owner is not None and owner != layer.name and not path.endswith("/cell"):
         layer.problem = f"group {group!r} belongs to a layer {owner!r}"
@@ -65,6 +62,13 @@ def _from_path(file: Hdf5, layer: Layer, path: str) -> None:
             layer.problem = f"group {group!r} has no array {number}"
             return
         _enter(layer, name, array, file.text(f"{group}/{number}", "dtype"))
+
+
+def _group(file: Hdf5, path: str) -> str:
+    """The group of a layer's arrays, under any of the names that versions of Keras gave it."""
+    before, _, last = path.rpartition("/")
+    paths = [path, f"{before}/_{last}", path.replace("layers/", f"{_DEPENDENCIES}/")]
+    return next((f"{p}/vars" for p in paths if file.num_members(f"{p}/vars")), f"{path}/vars")
 
 
 def _from_groups(file: Hdf5, model: Layer) -> None:

@@ -38,13 +38,10 @@ def time_distributed(b: Builder, call: Call, x: ir.Value, mask: Any = None) -> A
     y = call.evaluate(b, layer, (Tensor(joined),), {})
     if not isinstance(y, Tensor):
         raise UnsupportedError("a layer of several outputs")
-    steps = shape[1]
     rest = b.shape(y.value)[1:]
     if not all(isinstance(size, int) for size in rest):
         raise UnsupportedError("results of open sizes")
     sizes = [int(str(size)) for size in rest]
-    if isinstance(steps, int):
-        return b.op("Reshape", y.value, [-1, steps, *sizes])
     target = b.op("Concat", b.op("Shape", x, start=0, end=2), np.array(sizes, np.int64), axis=0)
     return b.op("Reshape", y.value, target)
 
