@@ -35,9 +35,7 @@ def read_keras(path: Path, *, limits: Limits | None = None) -> Model:
         UnsupportedOperatorError: layers and uses of layers that have no translation, all of them.
     """
     limits = limits or Limits()
-    source = open_source(path, limits)
-    with source.weights:
-        return _model(source, limits)
+    return _model(open_source(path, limits), limits)
 
 
 def _model(source: Source, limits: Limits) -> Model:

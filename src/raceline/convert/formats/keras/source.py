@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,23 +56,14 @@ def is_keras(path: Path) -> bool:
                 return {CONFIG, METADATA} <= set(archive.names())
         if head != SIGNATURE:
             return False
-        return _mentions_model(path)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(b"model_config") >= 0 or data.find(b"layer_names") >= 0
     except (OSError, ValueError, BadModelError):
         return False
 
 
-def _mentions_model(path: Path) -> bool:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            return "model_config" in file.attrs or "layer_names" in file.attrs or "model_weights" in file
-    except Exception:  # noqa: BLE001  the library raises nearly anything on damaged files
-        return False
-
-
 def open_source(path: Path, limits: Limits) -> Source:
-    """Open a file; the caller closes its `weights`.
+    """Open a file.
 
     Raises:
         BadModelError: it is neither kind of Keras file, damaged, or only weights.
@@ -101,16 +93,15 @@ def _whole(path: Path, limits: Limits) -> Source:
     weights = Hdf5(data, path.name, limits)
     text = weights.text("", "model_config")
     if text is None:
-        weights.__exit__()
         raise BadModelError(
             f"{path.name} holds no model", "it has weights at most, without the layers that use them", _WAY_OUT
         )
     version = weights.text("", "keras_version") or weights.text("model_weights", "keras_version") or ""
-    config = _json(text.encode(), path.name, "model_config")
+    config = _json(text, path.name, "model_config")
     return Source(path.name, config, version, weights, True, hashlib.sha256(data).hexdigest())
 
 
-def _json(data: bytes, source: str, part: str) -> dict[str, Any]:
+def _json(data: bytes | str, source: str, part: str) -> dict[str, Any]:
     """An object in JSON.
 
     Raises:
@@ -118,6 +109,7 @@ def _json(data: bytes, source: str, part: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(data)
+        json.dumps(found, ensure_ascii=False).encode()  # no name may hold what cannot be written
     except (ValueError, RecursionError) as error:
         raise BadModelError(f"{source} is broken", f"{part} is no JSON: {error}", _WAY_OUT) from error
     if not isinstance(found, dict):

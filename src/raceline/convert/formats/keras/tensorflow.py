@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 rules = Rules()
 Function = Callable[..., Any]
 _FUNCTIONS: dict[str, Function] = {}
+_SILENT = frozenset({"name"})
 
 _UNARY = {
     "abs": "absolute", "ceil": "ceil", "cos": "cos", "cosh": "cosh", "erf": "erf", "exp": "exp", "floor": "floor",
@@ -30,7 +31,7 @@ _UNARY = {
 _BINARY = {
     "add": "add", "subtract": "subtract", "multiply": "multiply", "truediv": "divide", "divide": "divide",
     "maximum": "maximum", "minimum": "minimum", "pow": "power", "floormod": "mod", "mod": "mod",
-    "floordiv": "floor_divide", "greater": "greater", "greater_equal": "greater_equal", "less": "less",
+    "floordiv": "floor_divide", "floor_div": "floor_divide", "greater": "greater", "greater_equal": "greater_equal", "less": "less",
     "less_equal": "less_equal", "equal": "equal", "not_equal": "not_equal", "logical_and": "logical_and",
     "logical_or": "logical_or", "squared_difference": "squared_difference", "divide_no_nan": "divide_no_nan",
 }  # fmt: skip
@@ -53,14 +54,16 @@ def _plain(symbol: str) -> str:
 
 
 @rules("TFOpLambda", "SlicingOpLambda")
-def tf_function(b: Builder, call: Call, *args: Any, **kwargs: Any) -> Any:
+def tf_function(b: Builder, call: Call, /, *args: Any, **kwargs: Any) -> Any:
     """A function by its public name."""
     symbol = str(call["function"])
     if symbol.startswith("keras."):
         raise UnsupportedError(f"the function tf.{symbol}")
     name = _plain(symbol)
     call.result_masks = [UNKNOWN if any(mask is not None for mask in call.masks) else None] * 64
-    settings = {key: value for key, value in kwargs.items() if key != "name" and value is not None}
+    settings = {key: value for key, value in kwargs.items() if key not in _SILENT and value is not None}
+    if settings.get("conjugate") is False:
+        settings.pop("conjugate")
     if name in _UNARY:
         return a.unary(b, _UNARY[name], *_only(args, settings, "x"))
     if name in _BINARY:

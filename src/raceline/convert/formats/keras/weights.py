@@ -73,7 +73,7 @@ def _group(file: Hdf5, path: str) -> str:
 
 def _from_groups(file: Hdf5, model: Layer) -> None:
     """Weights of an old file: a group for each layer of the model, that lists its arrays."""
-    root = "model_weights" if file.has_group("model_weights") else ""
+    root = "model_weights" if file.num_members("model_weights") is not None else ""
     seen: set[int] = set()
     for layer in model.graph.layers.values() if model.graph else ():
         names = file.names(f"{root}/{layer.name}", "weight_names")
