@@ -13,6 +13,7 @@ import math
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -29,15 +30,15 @@ FILTERS = {1, 2, 3}  # deflate, shuffle and Fletcher's sum: built into the libra
 class Listing:
     """Collects the answer."""
 
-    def __init__(self, path, folder, most_bytes, skip):
+    def __init__(self, path: Path, folder: Path, most_bytes: int, skip: list[str]) -> None:
         self.size_bytes = path.stat().st_size
         self.most_bytes = most_bytes
         self.skip = set(skip)
-        self.answer = {"groups": {}, "attributes": {}, "arrays": {}, "refused": {}}
-        self.seen = set()
+        self.answer: dict[str, dict[str, Any]] = {"groups": {}, "attributes": {}, "arrays": {}, "refused": {}}
+        self.seen: set[Any] = set()
         self.unpacked = (folder / "unpacked.bin").open("wb")
 
-    def group(self, group, path, depth):
+    def group(self, group: Any, path: str, depth: int) -> None:
         """A group and all below it, each group once."""
         self.answer["groups"][path] = len(group)
         self.attributes(group, path)
@@ -49,10 +50,10 @@ class Listing:
                 raise ValueError("too many groups, or too deep")
             try:
                 self.member(group, name, here, depth)
-            except Exception as error:  # the library raises nearly anything on damaged files
+            except Exception as error:  # noqa: BLE001  the library raises nearly anything on damaged files
                 self.answer["refused"][here] = f"{type(error).__name__}: {str(error)[:200]}"
 
-    def member(self, group, name, here, depth):
+    def member(self, group: Any, name: str, here: str, depth: int) -> None:
         """A group or an array, if it lies in this file."""
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise ValueError("a link that leads elsewhere")
@@ -67,9 +68,9 @@ class Listing:
             self.attributes(item, here)
             self.answer["arrays"][here] = self.array(item)
 
-    def attributes(self, holder, path):
+    def attributes(self, holder: Any, path: str) -> None:
         """Attributes that are text; others are left out."""
-        found = {}
+        found: dict[str, Any] = {}
         for name in holder.attrs:
             if name in {"training_config", "optimizer_config"}:
                 continue
@@ -86,7 +87,7 @@ class Listing:
         if found:
             self.answer["attributes"][path] = found
 
-    def array(self, dataset):
+    def array(self, dataset: Any) -> dict[str, Any]:
         """Where an array's elements are, once its claims are known to be true."""
         shape, dtype = dataset.shape, dataset.dtype
         if shape is None or dtype.kind not in "iufb" or len(shape) > MOST_DEPTH:
@@ -114,13 +115,13 @@ class Listing:
         return entry
 
 
-def text(value):
+def text(value: Any) -> str:
     """Text without what cannot be written."""
     found = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     return found.encode("utf-8", "replace").decode("utf-8")
 
 
-def main():
+def main() -> None:
     """List one file."""
     asked = json.load(sys.stdin)
     path, answer = Path(asked["path"]), Path(asked["answer"])
@@ -135,8 +136,8 @@ def main():
             listing = Listing(path, Path(asked["folder"]), most_bytes, asked["skip"])
             listing.group(file, "", 0)
             listing.unpacked.close()
-        found = listing.answer
-    except Exception as error:  # the library raises nearly anything on damaged files
+        found: dict[str, Any] = listing.answer
+    except Exception as error:  # noqa: BLE001  the library raises nearly anything on damaged files
         found = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     answer.write_text(json.dumps(found), encoding="utf-8")
 

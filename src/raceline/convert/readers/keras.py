@@ -66,7 +66,12 @@ def example(folder: Path) -> Path:
     import h5py
 
     kernel = _kernel()
-    policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float32"}, "registered_name": None}
+    policy = {
+        "module": "keras",
+        "class_name": "DTypePolicy",
+        "config": {"name": "float32"},
+        "registered_name": None,
+    }
     layers = [
         {"module": "keras.layers", "class_name": "InputLayer", "registered_name": None,
          "config": {"batch_shape": [None, 3], "dtype": "float32", "name": "x"}},

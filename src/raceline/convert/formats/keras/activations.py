@@ -41,7 +41,9 @@ for _name, _op in {
     _FUNCTIONS[_name] = _standard(_op)
 
 
-def activate(b: Builder, x: ir.Value, activation: Any, *, major: int, settings: Mapping[str, Any] | None = None) -> ir.Value:
+def activate(
+    b: Builder, x: ir.Value, activation: Any, *, major: int, settings: Mapping[str, Any] | None = None
+) -> ir.Value:
     """Apply an activation as a configuration names it.
 
     Args:
@@ -65,7 +67,7 @@ def activate(b: Builder, x: ir.Value, activation: Any, *, major: int, settings: 
 
 
 def _plain(name: str) -> str:
-    """relu for `keras.activations.relu` and the like."""
+    """Relu for `keras.activations.relu` and the like."""
     for prefix in ("keras.activations.", "tf.keras.activations.", "keras>", "builtins>"):
         name = name.removeprefix(prefix)
     return name
@@ -74,7 +76,11 @@ def _plain(name: str) -> str:
 def _serialised(b: Builder, x: ir.Value, data: Mapping[str, Any], major: int) -> ir.Value:
     """Apply a function or a layer that is written out with its settings."""
     kind, config = str(data.get("class_name")), data.get("config")
-    if kind == "function" and isinstance(config, str) and data.get("module") in {None, "builtins", "keras.activations"}:
+    if (
+        kind == "function"
+        and isinstance(config, str)
+        and data.get("module") in {None, "builtins", "keras.activations"}
+    ):
         return activate(b, x, config, major=major)
     if kind in _LAYERS and isinstance(config, dict) and str(data.get("module", "keras")).startswith("keras"):
         return _LAYERS[kind](b, x, config, major)
@@ -107,7 +113,7 @@ def relu(
     else:
         y = b.op("LeakyRelu", x, alpha=slope) if slope else b.op("Relu", x)
     if max_value is None:
-        return y
+        return y  # type: ignore[no-any-return]
     bounded = not slope and not threshold
     if bounded:
         return b.op("Clip", x, b.scalar(0, x), b.scalar(float(max_value), x))  # type: ignore[no-any-return]
@@ -266,11 +272,13 @@ def _activation_layer(b: Builder, x: ir.Value, config: Mapping[str, Any], major:
 def _number(value: Any) -> float:
     """A number that old files may write as an array of one."""
     if isinstance(value, dict):
-        value = value.get("value", value.get("config", {}).get("value") if isinstance(value.get("config"), dict) else None)
+        value = value.get(
+            "value", value.get("config", {}).get("value") if isinstance(value.get("config"), dict) else None
+        )
     return float(np.asarray(value).reshape(()))
 
 
-_LAYERS: dict[str, Callable[[Builder, "ir.Value", Mapping[str, Any], int], "ir.Value"]] = {
+_LAYERS: dict[str, Callable[[Builder, ir.Value, Mapping[str, Any], int], ir.Value]] = {
     "ReLU": _relu_layer,
     "LeakyReLU": _leaky_layer,
     "ELU": _elu_layer,
@@ -307,10 +315,9 @@ def masked_softmax(b: Builder, scores: ir.Value, mask: ir.Value, axis: Any, majo
     """Softmax in which what the mask leaves out does not count; rows of nothing else become 0 in Keras 3."""
     mask = b.cast(mask, bool)
     y = softmax(b, b.op("Where", mask, scores, b.scalar(-1e9, scores)), axis)
-    return b.op("Where", mask, y, b.scalar(0, y)) if major >= 3 else y  # type: ignore[no-any-return]
+    return b.op("Where", mask, y, b.scalar(0, y)) if major >= 3 else y
 
 
 def finish(b: Builder, call: Call, y: ir.Value) -> ir.Value:
     """The activation that a layer ends with."""
     return activate(b, y, call.get("activation"), major=call.layer.major)
-

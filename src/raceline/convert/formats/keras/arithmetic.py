@@ -58,7 +58,11 @@ def tensor(b: Builder, x: Any, like: Any = None) -> ir.Value:
         raise UnsupportedError(f"the operand {str(x)[:40]!r}")
     if isinstance(x, np.ndarray):
         return b.constant(array.astype(np.float32) if array.dtype == np.float64 else array)
-    if like is not None and (array.dtype.kind != "f" or b.dtype(like).kind == "f") and b.dtype(like).kind != "b":
+    if (
+        like is not None
+        and (array.dtype.kind != "f" or b.dtype(like).kind == "f")
+        and b.dtype(like).kind != "b"
+    ):
         return b.constant(array.astype(b.dtype(like)))
     return b.constant(array.astype({"f": np.float32, "b": bool}.get(array.dtype.kind, np.int32)))
 
@@ -101,7 +105,7 @@ def binary(b: Builder, name: str, x: Any, y: Any) -> ir.Value:
         if b.dtype(x).kind == "b":
             raise UnsupportedError("arithmetic on booleans")
         return b.op(_PLAIN[name], x, y)  # type: ignore[no-any-return]
-    return _CALCULATED[name](b, x, y)
+    return _CALCULATED[name](b, x, y)  # type: ignore[no-any-return]
 
 
 def _divide(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -230,10 +234,12 @@ def _keeping_first(b: Builder, x: ir.Value, shape: list[int]) -> list[int]:
 def sizes(b: Builder, items: Sequence[Any]) -> ir.Value:
     """Sizes, some of which the graph computes, as one tensor."""
     parts = [
-        b.reshape(b.cast(item, np.int64), [1]) if is_value(item) else b.constant(np.array([int(item)], np.int64))
+        b.reshape(b.cast(item, np.int64), [1])
+        if is_value(item)
+        else b.constant(np.array([int(item)], np.int64))
         for item in items
     ]
-    return parts[0] if len(parts) == 1 else b.op("Concat", *parts, axis=0)  # type: ignore[no-any-return]
+    return parts[0] if len(parts) == 1 else b.op("Concat", *parts, axis=0)
 
 
 def item_of(b: Builder, x: ir.Value, key: Any) -> ir.Value:
@@ -244,7 +250,9 @@ def item_of(b: Builder, x: ir.Value, key: Any) -> ir.Value:
     """
     keys = list(key) if isinstance(key, list | tuple) else [key]
     if isinstance(key, list) and len(key) > 1 and all(isinstance(k, int) for k in key):
-        raise UnsupportedError("an index of several numbers: the file does not say whether one axis or several")
+        raise UnsupportedError(
+            "an index of several numbers: the file does not say whether one axis or several"
+        )
     real = sum(k is not None and k is not Ellipsis for k in keys)
     if keys.count(Ellipsis) > 1 or real > b.rank(x):
         raise UnsupportedError(f"an index of {real} axes")
@@ -277,7 +285,7 @@ def _cut(b: Builder, x: ir.Value, keys: Sequence[Any]) -> ir.Value:
         x = b.op("Slice", x, starts, ends, axes, steps)
     if dropped:
         x = b.op("Squeeze", x, dropped)
-    return b.op("Unsqueeze", x, added) if added else x  # type: ignore[no-any-return]
+    return b.op("Unsqueeze", x, added) if added else x
 
 
 def _bounds(key: Any) -> tuple[int, int, int, bool]:

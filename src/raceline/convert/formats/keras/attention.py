@@ -83,13 +83,17 @@ def _positions(b: Builder, x: ir.Value) -> ir.Value:
 
 def _causal(b: Builder, query: ir.Value, key: ir.Value) -> ir.Value:
     """(1, queries, keys): whether a key is no later than the query."""
-    rows, columns = (b.op("Unsqueeze", _positions(b, x), axes) for x, axes in ((query, [0, 2]), (key, [0, 1])))
+    rows, columns = (
+        b.op("Unsqueeze", _positions(b, x), axes) for x, axes in ((query, [0, 2]), (key, [0, 1]))
+    )
     return b.op("GreaterOrEqual", rows, columns)  # type: ignore[no-any-return]
 
 
 def _window(b: Builder, query: ir.Value, key: ir.Value, size: int) -> ir.Value:
     """(1, queries, keys): whether they are less than `size` apart."""
-    rows, columns = (b.op("Unsqueeze", _positions(b, x), axes) for x, axes in ((query, [0, 2]), (key, [0, 1])))
+    rows, columns = (
+        b.op("Unsqueeze", _positions(b, x), axes) for x, axes in ((query, [0, 2]), (key, [0, 1]))
+    )
     return b.op("Less", b.op("Abs", b.op("Sub", rows, columns)), np.array(size, np.int64))  # type: ignore[no-any-return]
 
 
@@ -133,7 +137,9 @@ def multi_head_attention(
 
 def _refuse_axes(b: Builder, call: Call, query: ir.Value) -> None:
     axes = call.get("attention_axes")
-    if b.rank(query) != 3 or (axes is not None and [a % 3 for a in (axes if isinstance(axes, list) else [axes])] != [1]):
+    if b.rank(query) != 3 or (
+        axes is not None and [a % 3 for a in (axes if isinstance(axes, list) else [axes])] != [1]
+    ):
         raise UnsupportedError(f"attention over axes {axes} of {b.rank(query)}")
     shape = call.get("output_shape")
     if isinstance(shape, list) and len(shape) > 1:

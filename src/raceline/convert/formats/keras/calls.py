@@ -79,7 +79,9 @@ class Calls:
             use = graph.uses.get(key)
             if use is None:
                 raise self._broken(f"call {key[1]} of layer {key[0]!r} is needed, and there is none")
-            needed = [graph.resolved(leaf) for leaf in leaves([use.args, use.kwargs]) if isinstance(leaf, Ref)]
+            needed = [
+                graph.resolved(leaf) for leaf in leaves([use.args, use.kwargs]) if isinstance(leaf, Ref)
+            ]
             missing = [(ref.layer, ref.use) for ref in needed if (ref.layer, ref.use) not in known]
             if missing:
                 if key in open_calls:
@@ -102,14 +104,18 @@ class Calls:
         """Add one call; the names of what it makes."""
         layer = use.layer
         if layer.graph is not None:
-            args = _mapped(use.args[0] if use.args else use.kwargs.get("inputs"), lambda leaf: self._given(graph, leaf, known))
+            args = _mapped(
+                use.args[0] if use.args else use.kwargs.get("inputs"),
+                lambda leaf: self._given(graph, leaf, known),
+            )
             inner = self.unroll(layer.graph, _ordered(layer.graph.inputs, args), f"{prefix}{layer.name}/")
             return [str(name) for name in leaves(inner)]
         if layer.kind == "InputLayer":
             raise self._broken(f"input {layer.name!r} is not among the inputs of its model")
         if len(self.nodes) >= self._limits.max_nodes:
             raise BadModelError(
-                f"{self._source} is too large", f"it has more than the limit of {self._limits.max_nodes} calls"
+                f"{self._source} is too large",
+                f"it has more than the limit of {self._limits.max_nodes} calls",
             )
         names: list[str] = []
 
@@ -133,7 +139,9 @@ class Calls:
     def _name(self, known: dict[tuple[str, int], list[str]], ref: Ref) -> str:
         names = known[ref.layer, ref.use]
         if not 0 <= ref.tensor < len(names):
-            raise self._broken(f"output {ref.tensor} of layer {ref.layer!r} is needed, and it has {len(names)}")
+            raise self._broken(
+                f"output {ref.tensor} of layer {ref.layer!r} is needed, and it has {len(names)}"
+            )
         return names[ref.tensor]
 
     def _unique(self, name: str) -> str:

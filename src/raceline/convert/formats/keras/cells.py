@@ -102,6 +102,7 @@ def _product(b: Builder, call: Call, cell: Layer, x: ir.Value, name: str, bias: 
 
 def _functions(b: Builder, cell: Layer) -> tuple[Any, Any]:
     """The activations of the state and of the gates."""
+
     def of(name: str, default: str) -> Any:
         return lambda x: activate(b, x, cell.config.get(name, default), major=cell.major)
 
@@ -139,7 +140,9 @@ def _gru(b: Builder, call: Call, cell: Layer, x: ir.Value, states: Values) -> tu
     units = int(cell.config["units"])
     bias, state_bias = _biases(call, "GRU", cell)
     h = states[0] if states else _zeros(b, x, units)
-    x_z, x_r, x_h = b.op("Split", _product(b, call, cell, x, "kernel", bias), outputs=3, axis=-1, num_outputs=3)
+    x_z, x_r, x_h = b.op(
+        "Split", _product(b, call, cell, x, "kernel", bias), outputs=3, axis=-1, num_outputs=3
+    )
     weight = call.weight("recurrent_kernel", (units, 3 * units), of=cell)
     after = resets_after(cell)
     h_z, h_r = (
@@ -174,7 +177,8 @@ def _conv_lstm(b: Builder, call: Call, cell: Layer, x: ir.Value, states: Values)
     bias = call.weight("bias", (4 * filters,), of=cell) if cell.config.get("use_bias", True) else None
     z = convolve(
         b, inward, forward_kernel(kernel), bias,
-        strides=pair(cell.config.get("strides", 1), rank), dilations=pair(cell.config.get("dilation_rate", 1), rank),
+        strides=pair(cell.config.get("strides", 1), rank),
+        dilations=pair(cell.config.get("dilation_rate", 1), rank),
         padding=str(cell.config.get("padding", "valid")), group=1,
     )  # fmt: skip
     if states:

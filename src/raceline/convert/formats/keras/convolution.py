@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,6 +61,7 @@ def convolve(
     """A convolution with channels first; "causal" pads in front only."""
     kernel = list(weight.shape[2:])
     mode = padding.lower()
+    attributes: dict[str, Any]
     if mode == "causal":
         before = [(size - 1) * step for size, step in zip(kernel, dilations, strict=True)]
         attributes = {"pads": [*before, *[0] * len(kernel)]}
@@ -69,7 +70,15 @@ def convolve(
     else:
         raise UnsupportedError(f"padding={padding!r}")
     return b.op(  # type: ignore[no-any-return]
-        "Conv", x, weight, bias, kernel_shape=kernel, strides=strides, dilations=dilations, group=group, **attributes
+        "Conv",
+        x,
+        weight,
+        bias,
+        kernel_shape=kernel,
+        strides=strides,
+        dilations=dilations,
+        group=group,
+        **attributes,
     )
 
 
@@ -140,17 +149,23 @@ def conv_transpose(b: Builder, call: Call, x: ir.Value) -> ir.Value:
     extra = call.get("output_padding")
     extras = [None] * rank if extra is None else pair(extra, rank)
     mode = str(call.get("padding", "valid")).lower()
-    found = [_transposed_pads(k, s, d, mode, e) for k, s, d, e in zip(sizes, strides, dilations, extras, strict=True)]
+    found = [
+        _transposed_pads(k, s, d, mode, e)
+        for k, s, d, e in zip(sizes, strides, dilations, extras, strict=True)
+    ]
     weight = np.ascontiguousarray(kernel.transpose([rank + 1, rank, *range(rank)]))
     more = [item[2] for item in found]
     y = b.op(
         "ConvTranspose", x, weight, bias, kernel_shape=sizes, strides=strides, dilations=dilations,
-        pads=[*(item[0] for item in found), *(item[1] for item in found)], output_padding=more if any(more) else None,
+        pads=[*(item[0] for item in found), *(item[1] for item in found)],
+        output_padding=more if any(more) else None,
     )  # fmt: skip
     return finish(b, call, outward(b, call, y))
 
 
-def _transposed_pads(kernel: int, stride: int, dilation: int, mode: str, extra: int | None) -> tuple[int, int, int]:
+def _transposed_pads(
+    kernel: int, stride: int, dilation: int, mode: str, extra: int | None
+) -> tuple[int, int, int]:
     """What ONNX cuts in front and behind, and adds behind, for one axis.
 
     The whole gradient has (n - 1) * stride + reach elements. By Keras, "valid" keeps them and fills up to a whole

@@ -42,7 +42,7 @@ def einsum_dense(b: Builder, call: Call, x: ir.Value) -> ir.Value:
 
 
 def einsum(b: Builder, equation: str, x: ir.Value, kernel: ir.Value) -> ir.Value:
-    """A contraction of trailing axes with the leading ones of the kernel as a product of matrices, others as Einsum."""
+    """A product of matrices where trailing axes meet the kernel's leading ones, an Einsum elsewhere."""
     left, right, result = re.split(r",|->", equation)
     left, result = left.removeprefix("..."), result.removeprefix("...")
     shared = "".join(letter for letter in right if letter in left and letter not in result)
@@ -74,7 +74,7 @@ def project(b: Builder, call: Call, part: Layer, x: ir.Value, equation: str) -> 
     """One of the dense layers inside an attention layer."""
     kernel = call.weight("kernel", of=part)
     y = einsum(b, equation, x, b.constant(kernel))
-    return b.op("Add", y, call.weight("bias", of=part)) if "bias" in part.own[0] else y  # type: ignore[no-any-return]
+    return b.op("Add", y, call.weight("bias", of=part)) if "bias" in part.own[0] else y
 
 
 @rules("Embedding")

@@ -51,11 +51,13 @@ RULES = merged(
 )
 _KEEP_MASKS = frozenset(
     "Dense Activation Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout GaussianNoise "
-    "AlphaDropout ActivityRegularization Identity ReLU LeakyReLU PReLU ELU ThresholdedReLU Softmax BatchNormalization "
-    "LayerNormalization GroupNormalization UnitNormalization Rescaling Normalization TimeDistributed".split()
+    "AlphaDropout ActivityRegularization Identity ReLU LeakyReLU PReLU ELU ThresholdedReLU Softmax "
+    "BatchNormalization LayerNormalization GroupNormalization UnitNormalization Rescaling Normalization "
+    "TimeDistributed".split()
 )
 _SAME_TENSOR = frozenset(
-    f"ops.{name}" for name in "Cast StopGradient Copy Reshape Transpose Squeeze BroadcastTo ConvertToTensor GetItem".split()
+    f"ops.{name}"
+    for name in "Cast StopGradient Copy Reshape Transpose Squeeze BroadcastTo ConvertToTensor GetItem".split()
 )
 _NO_MEANING = frozenset({"training"})
 
@@ -82,7 +84,9 @@ def evaluate(b: Builder, layer: Layer, args: Sequence[Any], kwargs: Mapping[str,
     kwargs = {key: value for key, value in kwargs.items() if key not in _NO_MEANING and value is not None}
     if kwargs.get("return_attention_scores") is False:
         kwargs.pop("return_attention_scores")
-    kwargs = {key: value for key, value in kwargs.items() if not (key == "use_causal_mask" and value is False)}
+    kwargs = {
+        key: value for key, value in kwargs.items() if not (key == "use_causal_mask" and value is False)
+    }
     first = args[0] if args else next(iter(kwargs.values()), None)
     masks = [item.mask for item in flat(first) if isinstance(item, Tensor)]
     call = Call(layer, masks, evaluate, tuple(args), kwargs)
@@ -148,6 +152,7 @@ def _model(b: Builder, layer: Layer, args: Sequence[Any]) -> Any:
 
 def _node(b: Builder, node: SourceNode, *tensors: Any) -> tuple[Any, ...]:
     """A call of the graph: put the tensors into their places among the arguments, and build the layer."""
+
     def filled(structure: Any) -> Any:
         if isinstance(structure, Slot):
             return tensors[structure.number]
@@ -157,7 +162,9 @@ def _node(b: Builder, node: SourceNode, *tensors: Any) -> tuple[Any, ...]:
             return type(structure)(filled(item) for item in structure)
         return structure
 
-    result = evaluate(b, node.attributes["layer"], filled(node.attributes["args"]), filled(node.attributes["kwargs"]))
+    result = evaluate(
+        b, node.attributes["layer"], filled(node.attributes["args"]), filled(node.attributes["kwargs"])
+    )
     return tuple(result) if isinstance(result, list) else (result,)
 
 

@@ -40,7 +40,10 @@ class Hdf5:
             path.write_bytes(data)
             asked = {"path": str(path), "most_bytes": limits.max_model_bytes, "skip": _SKIPPED}
             try:
-                with exported("hdf5", asked, source=source, extra="", timeout_s=_TIMEOUT_S) as (folder, found):
+                with exported("hdf5", asked, source=source, extra="", timeout_s=_TIMEOUT_S) as (
+                    folder,
+                    found,
+                ):
                     self._unpacked = (folder / "unpacked.bin").read_bytes()
             except BackendLostError as error:
                 raise self._damaged("the HDF5 library did not come to an end with it") from error
@@ -60,7 +63,7 @@ class Hdf5:
         value = self._attribute(path, attribute)
         if isinstance(value, list):
             raise BadModelError(f"{self._source} is broken", f"attribute {attribute!r} is no text")
-        return value
+        return None if value is None else str(value)
 
     def names(self, path: str, attribute: str) -> list[str] | None:
         """An attribute that lists names; Keras cuts long lists into attribute0, attribute1 and so on."""

@@ -115,7 +115,9 @@ class Call:
         """Whether the layer has this weight."""
         return name in self.layer.weights
 
-    def weight(self, name: str, shape: Sequence[int | str | None] | None = None, *, of: Layer | None = None) -> Array:
+    def weight(
+        self, name: str, shape: Sequence[int | str | None] | None = None, *, of: Layer | None = None
+    ) -> Array:
         """A weight.
 
         Args:
@@ -129,7 +131,9 @@ class Call:
         layer = of or self.layer
         if name not in layer.weights:
             why = layer.problem or f"the file has {', '.join(layer.weights) or 'none'}"
-            raise BadModelError(f"weight {name!r} of layer {layer.name!r} is missing", why, "Save the model again.")
+            raise BadModelError(
+                f"weight {name!r} of layer {layer.name!r} is missing", why, "Save the model again."
+            )
         array = layer.weights[name]
         if shape is not None:
             wrong = len(shape) != array.ndim or any(

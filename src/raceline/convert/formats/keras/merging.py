@@ -43,7 +43,11 @@ def _merged_mask(b: Builder, call: Call) -> Mask:
 def merge(b: Builder, call: Call, inputs: Inputs) -> ir.Value:
     """Element by element."""
     kind = call.layer.kind
-    if kind in {"Maximum", "Minimum"} and call.layer.major >= 3 and any(mask is not None for mask in call.masks):
+    if (
+        kind in {"Maximum", "Minimum"}
+        and call.layer.major >= 3
+        and any(mask is not None for mask in call.masks)
+    ):
         raise UnsupportedError("inputs with masks")
     values = _aligned(b, inputs)
     op = {"Subtract": "Sub", "Multiply": "Mul", "Maximum": "Max", "Minimum": "Min"}.get(kind, "Add")
@@ -66,7 +70,7 @@ def concatenate(b: Builder, call: Call, inputs: Inputs) -> ir.Value:
     rank = b.rank(values[0])
     if any(mask is not None for mask in call.masks):
         call.result_masks = [_concatenated_mask(b, call, values, axis % rank)]
-    return b.op("Concat", *values, axis=axis) if len(values) > 1 else values[0]  # type: ignore[no-any-return]
+    return b.op("Concat", *values, axis=axis) if len(values) > 1 else values[0]
 
 
 def _concatenated_mask(b: Builder, call: Call, values: Inputs, axis: int) -> Mask:

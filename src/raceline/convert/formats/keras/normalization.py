@@ -72,7 +72,7 @@ def layer_normalization(b: Builder, call: Call, x: ir.Value) -> ir.Value:
     y = standardised(b, x, axes, epsilon)
     if gamma is not None:
         y = b.op("Mul", y, _spread(gamma, axes, rank))
-    return y if beta is None else b.op("Add", y, _spread(beta, axes, rank))  # type: ignore[no-any-return]
+    return y if beta is None else b.op("Add", y, _spread(beta, axes, rank))
 
 
 def _rms_scaling(b: Builder, call: Call, x: ir.Value, axes: list[int], epsilon: float) -> ir.Value:
@@ -93,7 +93,7 @@ def standardised(b: Builder, x: ir.Value, axes: Sequence[int], epsilon: float) -
 
 @rules("RMSNormalization")
 def rms_normalization(b: Builder, call: Call, x: ir.Value) -> ir.Value:
-    """x / sqrt(mean of squares + epsilon), scaled."""
+    """X / sqrt(mean of squares + epsilon), scaled."""
     x = floating(b, x)
     axes = _axes(call, b.rank(x))
     mean = b.op("ReduceMean", b.op("Mul", x, x), axes, keepdims=1)
@@ -127,6 +127,13 @@ def group_normalization(b: Builder, call: Call, x: ir.Value) -> ir.Value:
     return y
 
 
+@rules("LayerScale")
+def layer_scale(b: Builder, call: Call, x: ir.Value) -> ir.Value:
+    """A factor for each channel (of keras.applications' ConvNeXt)."""
+    x = floating(b, x)
+    return b.op("Mul", x, call.weight("gamma", (b.shape(x)[-1],)))  # type: ignore[no-any-return]
+
+
 @rules("UnitNormalization")
 def unit_normalization(b: Builder, call: Call, x: ir.Value) -> ir.Value:
     """To length 1."""
@@ -135,6 +142,6 @@ def unit_normalization(b: Builder, call: Call, x: ir.Value) -> ir.Value:
 
 
 def normalised(b: Builder, x: ir.Value, axes: Sequence[int], epsilon: float) -> ir.Value:
-    """x over its length along some axes; the length squared counts as no less than epsilon."""
+    """X over its length along some axes; the length squared counts as no less than epsilon."""
     square = b.op("ReduceSum", b.op("Mul", x, x), list(axes), keepdims=1)
     return b.op("Div", x, b.op("Sqrt", b.op("Max", square, b.scalar(epsilon, x))))  # type: ignore[no-any-return]

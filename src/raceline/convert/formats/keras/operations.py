@@ -84,7 +84,7 @@ def reduction(b: Builder, call: Call, x: Any) -> ir.Value:
 def spread(b: Builder, call: Call, x: Any) -> ir.Value:
     """Variance, or its root."""
     y = a.variance(b, x, call.get("axis"), call.get("keepdims", False))
-    return y if call.layer.kind == "ops.Var" else b.op("Sqrt", y)  # type: ignore[no-any-return]
+    return y if call.layer.kind == "ops.Var" else b.op("Sqrt", y)
 
 
 @rules("ops.Moments")
@@ -107,7 +107,21 @@ def arg_extreme(b: Builder, call: Call, x: Any) -> ir.Value:
     return b.cast(b.op(op, value, axis=int(axis), keepdims=int(bool(call.get("keepdims", False)))), np.int32)
 
 
-@rules(*_ops("Square", "Rsqrt", "Expm1", "Log1p", "Log2", "Log10", "Exp2", "LogicalNot", "Isnan", "Isinf", "Isfinite"))
+@rules(
+    *_ops(
+        "Square",
+        "Rsqrt",
+        "Expm1",
+        "Log1p",
+        "Log2",
+        "Log10",
+        "Exp2",
+        "LogicalNot",
+        "Isnan",
+        "Isinf",
+        "Isfinite",
+    )
+)
 def composed(b: Builder, call: Call, x: Any) -> ir.Value:
     """Functions of one operand that ONNX has no single operator for."""
     name, value = _name(call), a.tensor(b, x)
@@ -219,7 +233,7 @@ def squeeze(b: Builder, call: Call, x: Any) -> ir.Value:
     if not all(isinstance(size, int) for size in shape[1:]):
         raise UnsupportedError("all axes of size 1, where sizes are open")
     ones = [i for i, size in enumerate(shape) if size == 1]
-    return b.op("Squeeze", value, ones) if ones else value  # type: ignore[no-any-return]
+    return b.op("Squeeze", value, ones) if ones else value
 
 
 @rules("ops.ExpandDims")
@@ -251,7 +265,9 @@ def split(b: Builder, call: Call, x: Any) -> list[ir.Value]:
         size = b.shape(value)[axis]
         if not isinstance(size, int) or parts < 1 or size % parts:
             raise UnsupportedError(f"{parts} parts of {size}")
-        return list(b.op("Split", value, outputs=parts, axis=axis, num_outputs=parts)) if parts > 1 else [value]
+        return (
+            list(b.op("Split", value, outputs=parts, axis=axis, num_outputs=parts)) if parts > 1 else [value]
+        )
     edges = [0, *(int(edge) for edge in parts), np.iinfo(np.int64).max]
     return [b.op("Slice", value, [low], [high], [axis]) for low, high in zip(edges, edges[1:], strict=False)]
 
@@ -442,7 +458,9 @@ def normalize(b: Builder, call: Call, x: Any) -> ir.Value:
 @rules("ops.Norm")
 def norm(b: Builder, call: Call, x: Any) -> ir.Value:
     """The length along axes."""
-    if call.get("ord") not in {None, 2, "fro"} or (call.get("ord") == 2 and not isinstance(call.get("axis"), int)):
+    if call.get("ord") not in {None, 2, "fro"} or (
+        call.get("ord") == 2 and not isinstance(call.get("axis"), int)
+    ):
         raise UnsupportedError(f"ord={call['ord']!r}")
     value = a.fraction(b, x)
     square = a.reduced(b, "sum", b.op("Mul", value, value), call.get("axis"), call.get("keepdims", False))

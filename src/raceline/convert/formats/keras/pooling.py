@@ -75,6 +75,8 @@ def adaptive_pool(b: Builder, call: Call, x: ir.Value) -> ir.Value:
         if not isinstance(size, int):
             raise UnsupportedError("adaptive pooling over an open axis")
         windows = [(i * size // target, -(-(i + 1) * size // target)) for i in range(target)]
-        pieces = [b.op(op, b.op("Slice", x, [low], [high], [axis]), [axis], keepdims=1) for low, high in windows]
+        pieces = [
+            b.op(op, b.op("Slice", x, [low], [high], [axis]), [axis], keepdims=1) for low, high in windows
+        ]
         x = pieces[0] if len(pieces) == 1 else b.op("Concat", *pieces, axis=axis)
     return x

@@ -19,7 +19,7 @@ rules = Rules()
 
 @rules("Rescaling")
 def rescaling(b: Builder, call: Call, x: ir.Value) -> ir.Value:
-    """x * scale + offset."""
+    """X * scale + offset."""
     scale, offset = (_numbers(call.get(name, default)) for name, default in (("scale", 1.0), ("offset", 0.0)))
     y = b.op("Mul", floating(b, x), scale)
     return b.op("Add", y, offset) if np.any(offset) else y  # type: ignore[no-any-return]
@@ -43,14 +43,16 @@ def normalization(b: Builder, call: Call, x: ir.Value) -> ir.Value:
     rank = b.rank(x)
     axis = call.get("axis", -1)
     kept = sorted(int(a) % rank for a in ([] if axis is None else axis if isinstance(axis, list) else [axis]))
-    shape = [size if i in kept else 1 for i, size in enumerate(b.shape(x))]
-    if not all(isinstance(size, int) for size in shape):
+    sizes = [size if i in kept else 1 for i, size in enumerate(b.shape(x))]
+    shape = [size for size in sizes if isinstance(size, int)]
+    if len(shape) != len(sizes):
         raise UnsupportedError("statistics of an open axis")
     known = call.get("mean") is not None
+    mean, variance = (_numbers(call[name]) if known else call.weight(name) for name in ("mean", "variance"))
     mean, variance = (
-        _numbers(call[name]) if known else call.weight(name) for name in ("mean", "variance")
+        np.broadcast_to(v.reshape(shape) if v.ndim and v.size > 1 else v.reshape(-1)[0], shape)
+        for v in (mean, variance)
     )
-    mean, variance = (np.broadcast_to(v.reshape(shape) if v.ndim and v.size > 1 else v.reshape(-1)[0], shape) for v in (mean, variance))
     deviation = np.maximum(np.sqrt(variance), np.float32(1e-7)).astype(np.float32)
     mean = np.ascontiguousarray(mean, np.float32)
     if call.get("invert"):
@@ -61,9 +63,7 @@ def normalization(b: Builder, call: Call, x: ir.Value) -> ir.Value:
 @rules("Resizing")
 def resizing(b: Builder, call: Call, x: ir.Value) -> ir.Value:
     """A picture of another size."""
-    refuse(
-        call, crop_to_aspect_ratio=False, pad_to_aspect_ratio=False, antialias=False, fill_mode="constant"
-    )
+    refuse(call, crop_to_aspect_ratio=False, pad_to_aspect_ratio=False, antialias=False, fill_mode="constant")
     x = floating(b, x)
     if b.rank(x) not in {3, 4}:
         raise UnsupportedError(f"{b.rank(x)} axes")

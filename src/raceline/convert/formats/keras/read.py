@@ -114,13 +114,17 @@ def _declared(source: Source, top: Layer, name: str) -> tuple[list[Any], Any]:
             f"it says {shape}",
             "Give the model an Input, or build it, and save it again.",
         )
-    return shape, _input_type(source, name, config if layer.kind == "InputLayer" else {**config, "dtype": None})
+    return shape, _input_type(
+        source, name, config if layer.kind == "InputLayer" else {**config, "dtype": None}
+    )
 
 
 def _sequential_shape(top: Layer, first: Layer) -> Any:
     """The input's shape of a Sequential that has no InputLayer."""
     build = top.config.get("build_config")
-    shape = top.config.get("build_input_shape") or (build.get("input_shape") if isinstance(build, dict) else None)
+    shape = top.config.get("build_input_shape") or (
+        build.get("input_shape") if isinstance(build, dict) else None
+    )
     if shape is None and first.graph is not None:
         inner = next(iter(first.graph.layers.values()))
         shape = inner.config.get("batch_shape", inner.config.get("batch_input_shape"))
@@ -167,7 +171,11 @@ def _steps(top: Layer) -> list[str]:
         policy = layer.config.get("dtype")
         inner = policy.get("config") if isinstance(policy, dict) else None
         name = inner.get("name") if isinstance(inner, dict) else policy
-        if isinstance(name, str) and name not in {"float32", ""} and layer.kind not in {"InputLayer", *MODELS}:
+        if (
+            isinstance(name, str)
+            and name not in {"float32", ""}
+            and layer.kind not in {"InputLayer", *MODELS}
+        ):
             if any(width in name for width in ("float16", "float64")):
                 found[name] = found.get(name, 0) + 1
     return [f"{count} layers of the policy {name} compute in float32." for name, count in found.items()]

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 rules = Rules()
 Values = list["ir.Value"]
 MOST_UNROLLED = 256
-_ACTIVATIONS = {"tanh": "Tanh", "sigmoid": "Sigmoid", "relu": "Relu", "softsign": "Softsign", "softplus": "Softplus"}
+_ACTIVATIONS = {
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "relu": "Relu",
+    "softsign": "Softsign",
+    "softplus": "Softplus",
+}
 
 
 @rules("LSTM", "GRU", "SimpleRNN", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
@@ -121,7 +127,7 @@ def _native(
     if states and len(states) != expected:
         raise UnsupportedError(f"{len(states)} initial states")
     initial = [b.op("Unsqueeze", state, [0]) for state in states]
-    extra = {"linear_before_reset": int(cells.resets_after(cell))} if kind == "GRU" else {}
+    extra: dict[str, Any] = {"linear_before_reset": int(cells.resets_after(cell))} if kind == "GRU" else {}
     default = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "SimpleRNN": ["Tanh"]}[kind]
     results = b.op(
         {"SimpleRNN": "RNN"}.get(kind, kind), b.transpose(x, [1, 0, 2]), w, r, bias, lengths, *initial,
@@ -193,9 +199,16 @@ def _at(b: Builder, x: ir.Value, step: int) -> ir.Value:
 
 
 def _held(
-    b: Builder, layer: Layer, counts: ir.Value, y: ir.Value, new: Values, old: Values, before: Sequence[ir.Value]
+    b: Builder,
+    layer: Layer,
+    counts: ir.Value,
+    y: ir.Value,
+    new: Values,
+    old: Values,
+    before: Sequence[ir.Value],
 ) -> tuple[ir.Value, Values]:
     """Output and state of a step that counts for some of the batch only."""
+
     def where(value: ir.Value, other: ir.Value) -> ir.Value:
         mask = b.op("Unsqueeze", counts, list(range(1, b.rank(value)))) if b.rank(value) > 1 else counts
         return b.op("Where", mask, value, other)  # type: ignore[no-any-return]
@@ -213,7 +226,9 @@ def bidirectional(b: Builder, call: Call, x: Any, initial_state: Any = None, mas
     forward, backward = call.layer.children["forward_layer"], call.layer.children["backward_layer"]
     for part in (forward, backward):
         if part.config.get("stateful") or "cell" not in part.children:
-            raise UnsupportedError("a stateful layer" if part.config.get("stateful") else f"a {part.kind} inside")
+            raise UnsupportedError(
+                "a stateful layer" if part.config.get("stateful") else f"a {part.kind} inside"
+            )
         if call.layer.major >= 3 or part.config.get("return_sequences"):
             part.config = {**part.config, "zero_output_for_mask": bool(part.config.get("return_sequences"))}
     states = [floating(b, s) for s in _listed(initial_state)]

@@ -18,7 +18,7 @@ rules = Rules()
 
 @rules(
     "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise",
-    "AlphaDropout", "ActivityRegularization", "Identity",
+    "AlphaDropout", "ActivityRegularization", "Identity", "StochasticDepth",
 )  # fmt: skip
 def nothing(b: Builder, call: Call, x: ir.Value) -> ir.Value:
     """What only matters while training."""
@@ -81,7 +81,12 @@ def repeat_vector(b: Builder, call: Call, x: ir.Value) -> ir.Value:
 
 def _margins(value: Any, rank: int) -> list[tuple[int, int]]:
     """(before, after) of each axis."""
-    if rank == 1 and isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int) for v in value):
+    if (
+        rank == 1
+        and isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(v, int) for v in value)
+    ):
         value = [value]
     items = value if isinstance(value, list | tuple) else [value] * rank
     found = [(item, item) if isinstance(item, int) else (int(item[0]), int(item[1])) for item in items]
@@ -96,9 +101,10 @@ def zero_padding(b: Builder, call: Call, x: ir.Value) -> ir.Value:
     rank = int(call.layer.kind[-2])
     margins = _margins(call.get("padding", 1), rank)
     first = 2 if channel_axis(call) == 1 else 1
-    axes = list(range(first, first + rank))
-    edges = [*(before for before, _ in margins), *(after for _, after in margins)]
-    return b.op("Pad", x, edges, b.scalar(0, x), axes)  # type: ignore[no-any-return]
+    # All axes are given: ONNX Runtime 1.31 moves a Pad that names its axes wrongly across a Transpose.
+    edges = np.zeros((2, b.rank(x)), np.int64)
+    edges[:, first : first + rank] = np.array(margins).T
+    return b.op("Pad", x, edges.reshape(-1), b.scalar(0, x))  # type: ignore[no-any-return]
 
 
 @rules("Cropping1D", "Cropping2D", "Cropping3D")
@@ -147,7 +153,11 @@ def resized(
     settings: dict[str, Any] = {"coordinate_transformation_mode": "half_pixel"}
     if mode == "nearest":
         if scales is not None:
-            settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            settings = {
+                "mode": "nearest",
+                "coordinate_transformation_mode": "asymmetric",
+                "nearest_mode": "floor",
+            }
         else:
             settings |= {"mode": "nearest", "nearest_mode": "floor"}
             settings["coordinate_transformation_mode"] = "half_pixel"

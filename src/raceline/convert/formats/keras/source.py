@@ -94,7 +94,9 @@ def _whole(path: Path, limits: Limits) -> Source:
     text = weights.text("", "model_config")
     if text is None:
         raise BadModelError(
-            f"{path.name} holds no model", "it has weights at most, without the layers that use them", _WAY_OUT
+            f"{path.name} holds no model",
+            "it has weights at most, without the layers that use them",
+            _WAY_OUT,
         )
     version = weights.text("", "keras_version") or weights.text("model_weights", "keras_version") or ""
     config = _json(text, path.name, "model_config")

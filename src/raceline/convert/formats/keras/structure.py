@@ -162,7 +162,9 @@ class Reader:
     def _is_operation(self, name: str, config: Any) -> bool:
         """Whether a class without a module is one of keras.ops rather than a layer of the same name."""
         settings = config if isinstance(config, dict) else {}
-        return f"ops.{name}" in self._known and (name not in self._known or not {"trainable", "dtype"} & set(settings))
+        return f"ops.{name}" in self._known and (
+            name not in self._known or not {"trainable", "dtype"} & set(settings)
+        )
 
     def _children(self, layer: Layer) -> dict[str, Layer]:
         """The layers inside a layer that is no model."""
@@ -181,7 +183,13 @@ class Reader:
             return {f"cells/{unique(snake_case(cell.kind), used)}": cell for cell in found}
         if dense := projections(layer.kind, config):
             return {
-                attribute: Layer("EinsumDense", name, config, self._major, (("kernel", "bias") if bias else ("kernel",), ()))
+                attribute: Layer(
+                    "EinsumDense",
+                    name,
+                    config,
+                    self._major,
+                    (("kernel", "bias") if bias else ("kernel",), ()),
+                )
                 for attribute, (name, bias) in dense.items()
             }
         inner = [key for key in ("layer", "cell") if isinstance(config.get(key), dict)]
@@ -210,7 +218,11 @@ class Reader:
     def _fill_model(self, model: Layer) -> None:
         """Read the layers of a model and how they are connected."""
         entries = model.config["layers"]
-        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        if (
+            not isinstance(entries, list)
+            or not entries
+            or not all(isinstance(entry, dict) for entry in entries)
+        ):
             raise self._broken(f"model {model.name!r} has no layers")
         graph = Graph()
         for entry in entries:
@@ -234,7 +246,9 @@ class Reader:
         layers = list(graph.layers.values())
         if layers[0].kind == "InputLayer":
             layers = layers[1:]
-        first = Ref("", 0, 0) if graph.layers and next(iter(graph.layers.values())).kind != "InputLayer" else None
+        first = (
+            Ref("", 0, 0) if graph.layers and next(iter(graph.layers.values())).kind != "InputLayer" else None
+        )
         here = first or Ref(next(iter(graph.layers)), 0, 0)
         graph.inputs = here
         for layer in layers:
@@ -283,7 +297,12 @@ class Reader:
 
     def _old_tensors(self, node: Any, graph: Graph, settings: dict[str, Any]) -> Any:
         """The first argument of a call as Keras 2 writes it; the others are put into `settings`."""
-        if isinstance(node, list) and len(node) in {3, 4} and isinstance(node[0], str) and isinstance(node[1], int):
+        if (
+            isinstance(node, list)
+            and len(node) in {3, 4}
+            and isinstance(node[0], str)
+            and isinstance(node[1], int)
+        ):
             if len(node) == 4 and isinstance(node[3], dict) and not settings:
                 settings.update({str(key): self._old_value(item, graph) for key, item in node[3].items()})
             if node[0] == _CONSTANT:
@@ -314,12 +333,12 @@ class Reader:
         name, config = item.get("class_name"), item.get("config")
         if name == "__keras_tensor__":
             history = config.get("keras_history") if isinstance(config, dict) else None
-            if not _is_listed(history):
+            if not isinstance(history, list) or not _is_listed(history):
                 raise self._broken("a tensor has no keras_history")
             return Ref(*history)
         if name == "__tuple__" or (name is None and "items" in item and item.get("type") == "tuple"):
             return tuple(self._decoded(part) for part in item.get("items", []))
-        if name is None:
+        if not isinstance(name, str):
             return {str(key): self._decoded(part) for key, part in item.items()}
         return self._constant(name, config, item)
 
@@ -333,7 +352,8 @@ class Reader:
             dtype = str(config.get("dtype", "float32"))
             return np.array(config.get("value"), np.float32 if dtype == "bfloat16" else np.dtype(dtype))
         if name == "__slice__":
-            return slice(*(self._decoded(config.get(key)) for key in ("start", "stop", "step")))
+            start, stop, step = (self._decoded(config.get(key)) for key in ("start", "stop", "step"))
+            return slice(start, stop, step)
         return item
 
     def _broken(self, why: str) -> BadModelError:

@@ -15,7 +15,7 @@ from raceline.convert.formats.keras.operations import plain_type
 from raceline.convert.lower import Rules, UnsupportedError
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 rules = Rules()
 Function = Callable[..., Any]
@@ -31,7 +31,8 @@ _UNARY = {
 _BINARY = {
     "add": "add", "subtract": "subtract", "multiply": "multiply", "truediv": "divide", "divide": "divide",
     "maximum": "maximum", "minimum": "minimum", "pow": "power", "floormod": "mod", "mod": "mod",
-    "floordiv": "floor_divide", "floor_div": "floor_divide", "greater": "greater", "greater_equal": "greater_equal", "less": "less",
+    "floordiv": "floor_divide", "floor_div": "floor_divide",
+    "greater": "greater", "greater_equal": "greater_equal", "less": "less",
     "less_equal": "less_equal", "equal": "equal", "not_equal": "not_equal", "logical_and": "logical_and",
     "logical_or": "logical_or", "squared_difference": "squared_difference", "divide_no_nan": "divide_no_nan",
 }  # fmt: skip
@@ -87,7 +88,9 @@ def _only(args: tuple[Any, ...], settings: Mapping[str, Any], *names: str) -> li
 
 for _name in _ACTIVATIONS:
 
-    def _activation(b: Builder, features: Any, alpha: float = 0.2, *, _kind: str = _name, beta: float = 1.0) -> Any:
+    def _activation(
+        b: Builder, features: Any, alpha: float = 0.2, *, _kind: str = _name, beta: float = 1.0
+    ) -> Any:
         settings = {"negative_slope": alpha} if _kind == "leaky_relu" else {}
         if beta != 1.0:
             raise UnsupportedError(f"beta={beta}")
@@ -123,7 +126,9 @@ def _logical_not(b: Builder, x: Any) -> Any:
 
 for _name in ("mean", "sum", "max", "min", "prod", "all", "any", "logsumexp"):
 
-    def _reduce(b: Builder, input_tensor: Any, axis: Any = None, keepdims: bool = False, *, _kind: str = _name) -> Any:
+    def _reduce(
+        b: Builder, input_tensor: Any, axis: Any = None, keepdims: bool = False, *, _kind: str = _name
+    ) -> Any:
         return a.reduced(b, _kind, input_tensor, axis, keepdims)
 
     _FUNCTIONS[f"reduce_{_name}"] = _reduce
@@ -174,7 +179,9 @@ def _split(b: Builder, value: Any, num_or_size_splits: Any, axis: int = 0) -> An
         size = b.shape(value)[axis]
         if not isinstance(size, int) or size % count:
             raise UnsupportedError(f"{count} parts of {size}")
-        return list(b.op("Split", value, outputs=count, axis=axis, num_outputs=count)) if count > 1 else [value]
+        return (
+            list(b.op("Split", value, outputs=count, axis=axis, num_outputs=count)) if count > 1 else [value]
+        )
     sizes = [int(n) for n in num_or_size_splits]
     if any(n < 0 for n in sizes):
         raise UnsupportedError(f"parts of sizes {sizes}")
@@ -253,7 +260,9 @@ def _argmax(b: Builder, input: Any, axis: Any = None, output_type: Any = "int64"
 
 
 @_function("one_hot")
-def _one_hot(b: Builder, indices: Any, depth: int, on_value: Any = 1, off_value: Any = 0, axis: int = -1) -> Any:
+def _one_hot(
+    b: Builder, indices: Any, depth: int, on_value: Any = 1, off_value: Any = 0, axis: int = -1
+) -> Any:
     if (on_value, off_value, axis) != (1, 0, -1):
         raise UnsupportedError("values other than 1 and 0, or another axis than the last")
     value = b.op("Unsqueeze", b.cast(indices, np.int64), [-1])

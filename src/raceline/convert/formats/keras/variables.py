@@ -72,6 +72,7 @@ _RULES: dict[str, Callable[[Config], Names]] = {
     "Normalization": _normalization,
     "EinsumDense": _einsum,
     "Embedding": lambda c: (("embeddings",), ()),
+    "LayerScale": lambda c: (("gamma",), ()),
     "PReLU": lambda c: (("alpha",), ()),
     "Attention": _attention,
     "AdditiveAttention": lambda c: (("scale",) if c.get("use_scale", True) else (), ()),

@@ -157,4 +157,6 @@ def _enter(layer: Layer, name: str, array: Array, dtype: str | None) -> None:
     """Keep an array; numbers of other precision become float32, whole numbers stay."""
     if dtype == "bfloat16" and array.dtype == np.uint16:
         array = (array.astype(np.uint32) << 16).view(np.float32)
-    layer.weights[name] = array.astype(np.float32) if array.dtype.kind == "f" and array.dtype != "<f4" else array
+    layer.weights[name] = (
+        array.astype(np.float32) if array.dtype.kind == "f" and array.dtype != "<f4" else array
+    )

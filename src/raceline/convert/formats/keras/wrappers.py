@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 rules = Rules()
 _READS_MASKS = frozenset(
     "Softmax GlobalAveragePooling1D LSTM GRU SimpleRNN RNN Bidirectional Attention AdditiveAttention "
-    "MultiHeadAttention GroupedQueryAttention GroupQueryAttention Functional Model Sequential TimeDistributed".split()
+    "MultiHeadAttention GroupedQueryAttention GroupQueryAttention Functional Model Sequential "
+    "TimeDistributed".split()
 )
 
 
