@@ -1,0 +1,1 @@
+"""What Raceline knows of Keras: its two file formats, its configurations, and its layers."""
