@@ -1,0 +1,146 @@
+"""Detection heads: boxes from YOLO's grids, and suppression of overlapping ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raceline.convert.build import Builder
+from raceline.convert.formats.paddle.call import Call, rule
+from raceline.convert.lower import Rules, UnsupportedError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+rules = Rules()
+_MOST_BOXES = np.iinfo(np.int32).max
+
+
+@rule(rules, "yolo_box")
+def _yolo_box(b: Builder, c: Call) -> dict[str, Any]:
+    """(N, A (5 + C), H, W) -> boxes (N, A H W, 4) in pixels of the original image, scores (N, A H W, C)."""
+    x, image = c.value("X"), b.cast(c.value("ImgSize"), np.float32)
+    anchors = np.array(c.integers("anchors"), np.float32).reshape(-1, 2)
+    classes, ratio = c.integer("class_num", 1), c.integer("downsample_ratio", 32)
+    c.need("iou_aware", False)
+    c.ignore("iou_aware_factor")
+    num = len(anchors)
+    height, width = (b.op("Shape", x, start=axis, end=axis + 1) for axis in (2, 3))
+    grid = b.op("Reshape", x, b.op("Concat", [0, num, 5 + classes], height, width, axis=0))
+    at = [b.op("Slice", grid, [i], [i + 1], [2]) for i in range(5)]
+    x_center, y_center = (
+        _center(b, at[i], size, c.number("scale_x_y", 1.0), i) for i, size in ((0, width), (1, height))
+    )
+    box_w, box_h = (
+        b.op("Div", b.op("Mul", b.op("Exp", at[2 + i]), anchors[:, i].reshape(1, num, 1, 1, 1)),
+             b.cast(b.op("Mul", size, [ratio]), np.float32))
+        for i, size in ((0, width), (1, height))
+    )  # fmt: skip
+    sure = b.op("Sigmoid", at[4])
+    sure = b.op("Where", b.op("Less", sure, np.float32(c.number("conf_thresh", 0.01))), np.float32(0), sure)
+    image_h, image_w = (b.reshape(b.op("Slice", image, [i], [i + 1], [1]), [-1, 1, 1, 1, 1]) for i in (0, 1))
+    edges = []
+    for middle, size, whole in ((x_center, box_w, image_w), (y_center, box_h, image_h)):
+        half = b.op("Mul", size, np.float32(0.5))
+        low, high = (b.op("Mul", b.op(op, middle, half), whole) for op in ("Sub", "Add"))
+        if c.flag("clip_bbox", True):
+            low = b.op("Max", low, np.float32(0))
+            high = b.op("Min", high, b.op("Sub", whole, np.float32(1)))
+        edges.append((low, high))
+    box = b.op("Concat", edges[0][0], edges[1][0], edges[0][1], edges[1][1], axis=2)
+    box = b.op("Where", b.op("Greater", sure, np.float32(0)), box, np.float32(0))
+    scores = b.op("Mul", b.op("Sigmoid", b.op("Slice", grid, [5], [5 + classes], [2])), sure)
+    return {"Boxes": _listed(b, box, 4), "Scores": _listed(b, scores, classes)}
+
+
+def _center(b: Builder, t: ir.Value, size: ir.Value, scale: float, axis: int) -> ir.Value:
+    """The middle of each box as a share of the grid."""
+    places = b.op("Range", np.array(0, np.int64), b.reshape(size, []), np.array(1, np.int64))
+    places = b.reshape(b.cast(places, np.float32), [1, 1, 1, 1, -1] if axis == 0 else [1, 1, 1, -1, 1])
+    inside = b.op("Add", b.op("Mul", b.op("Sigmoid", t), np.float32(scale)), np.float32(-0.5 * (scale - 1)))
+    return b.op("Div", b.op("Add", inside, places), b.cast(size, np.float32))  # type: ignore[no-any-return]
+
+
+def _listed(b: Builder, x: ir.Value, size: int) -> ir.Value:
+    """(N, A, size, H, W) -> (N, A H W, size)."""
+    return b.op("Reshape", b.transpose(x, [0, 1, 3, 4, 2]), [0, -1, size])  # type: ignore[no-any-return]
+
+
+@rule(rules, "multiclass_nms3", "multiclass_nms2", "multiclass_nms")
+def _nms(b: Builder, c: Call) -> dict[str, Any]:
+    """Boxes (1, M, 4) and scores (1, C, M) -> rows of class, score, box, by class and falling score."""
+    boxes, scores = c.value("BBoxes"), c.value("Scores")
+    if b.rank(scores) != 3 or c.maybe("RoisNum") is not None:
+        raise UnsupportedError("boxes of each class, or in lists")
+    if c.number("nms_eta", 1.0) != 1:
+        raise UnsupportedError("an adaptive threshold")
+    if b.shape(boxes)[0] not in (1, None) and isinstance(b.shape(boxes)[0], int):
+        raise UnsupportedError("several images at once")
+    c.ignore("nms_top_k")
+    threshold = np.float32(c.number("score_threshold", 0.0))
+    scores = _best_of_each(b, c, _without_background(b, c, scores))
+    corners = boxes
+    if not c.flag("normalized", True):  # pixels are counted from the first to the last one, both inside
+        corners = b.op("Add", boxes, np.array([0, 0, 1, 1], np.float32))
+    chosen = b.op("NonMaxSuppression", corners, scores, [_MOST_BOXES],
+                  np.float32(c.number("nms_threshold", 0.3)), threshold)  # fmt: skip
+    kind, place = (b.reshape(b.op("Slice", chosen, [i], [i + 1], [1]), [-1]) for i in (1, 2))
+    sure = b.op("GatherND", b.op("Squeeze", scores, [0]), b.op("Slice", chosen, [1], [3], [1]))
+    keep = c.integer("keep_top_k", -1)
+    count: Any = b.op("Shape", sure)
+    count = count if keep < 0 else b.op("Min", count, [keep])
+    _, best = b.op("TopK", sure, count, outputs=2)
+    kind, place, sure = (b.op("Gather", part, best) for part in (kind, place, sure))
+    _, order = b.op("TopK", kind, count, largest=0, outputs=2)  # equals keep their order: by falling score
+    kind, place, sure = (b.op("Gather", part, order) for part in (kind, place, sure))
+    columns = [b.op("Unsqueeze", part, [1]) for part in (b.cast(kind, np.float32), sure)]
+    rows = b.op("Concat", *columns, b.op("Gather", b.op("Squeeze", boxes, [0]), place), axis=1)
+    index = b.cast(b.op("Unsqueeze", place, [1]), np.int32)
+    return {"Out": rows, "Index": index, "NmsRoisNum": b.cast(count, np.int32)}
+
+
+def _without_background(b: Builder, c: Call, scores: ir.Value) -> ir.Value:
+    background, classes = c.integer("background_label", 0), b.shape(scores)[1]
+    if background < 0:
+        return scores
+    if not isinstance(classes, int):
+        raise UnsupportedError("an open number of classes")
+    mask = (np.arange(classes) == background).reshape(1, classes, 1)
+    return b.op("Where", mask, np.float32(-np.inf), scores) if mask.any() else scores  # type: ignore[no-any-return]
+
+
+def _best_of_each(b: Builder, c: Call, scores: ir.Value) -> ir.Value:
+    """Only the `nms_top_k` best of each class enter the comparison."""
+    most, boxes = c.integer("nms_top_k", -1), b.shape(scores)[2]
+    if most < 0 or (isinstance(boxes, int) and boxes <= most):
+        return scores
+    count = b.op("Min", b.op("Shape", scores, start=2, end=3), [most])
+    best, _ = b.op("TopK", scores, count, axis=2, outputs=2)
+    least = b.op("Slice", best, [-1], [np.iinfo(np.int64).max], [2])
+    return b.op("Where", b.op("Less", scores, least), np.float32(-np.inf), scores)  # type: ignore[no-any-return]
+
+
+@rule(rules, "box_coder", out="OutputBox")
+def _box_coder(b: Builder, c: Call) -> ir.Value:
+    """Boxes from offsets to prior boxes, `decode_center_size` only."""
+    prior, offsets, deviations = c.value("PriorBox"), c.value("TargetBox"), c.maybe("PriorBoxVar")
+    c.text("code_type", "decode_center_size", "decode_center_size")
+    axis = c.integer("axis", 0)
+    extra = np.float32(0 if c.flag("box_normalized", True) else 1)
+    variance = list(c.get("variance") or [])
+    at = [b.op("Unsqueeze", b.op("Gather", prior, np.array(i), axis=1), [axis]) for i in range(4)]
+    if deviations is not None:
+        offsets = b.op("Mul", offsets, b.op("Unsqueeze", deviations, [axis]))
+    elif variance:
+        offsets = b.op("Mul", offsets, np.array(variance, np.float32))
+    edges: list[list[Any]] = [[], []]
+    for i in (0, 1):
+        size = b.op("Add", b.op("Sub", at[i + 2], at[i]), extra)
+        middle = b.op("Add", at[i], b.op("Mul", size, np.float32(0.5)))
+        move, grow = (b.op("Gather", offsets, np.array(i + k), axis=2) for k in (0, 2))
+        middle = b.op("Add", b.op("Mul", move, size), middle)
+        half = b.op("Mul", b.op("Mul", b.op("Exp", grow), size), np.float32(0.5))
+        edges[0].append(b.op("Sub", middle, half))
+        edges[1].append(b.op("Sub", b.op("Add", middle, half), extra))
+    return b.op("Concat", *(b.op("Unsqueeze", e, [2]) for e in edges[0] + edges[1]), axis=2)  # type: ignore[no-any-return]
