@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,16 +11,13 @@ from raceline.convert.build import Builder
 from raceline.convert.formats.paddle.program import DTYPES, Operator, Variable
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 _MEANINGLESS = frozenset(
     """op_role op_role_var op_namescope op_callstack op_device op_struct_name with_quant_attr use_cudnn use_mkldnn
     use_onednn use_quantizer mkldnn_data_type mkldnn_cache_capacity is_test exhaustive_search
     workspace_size_MB force_fp32_output Scale_in Scale_out Scale_weights Scale_in_eltwise Scale_x Scale_y
     Scale_data fuse_alpha fuse_beta data_norm_type trainable_statistics use_global_stats
     fuse_relu_before_depthwise_conv rand_seed seed fix_seed is_sparse is_distributed remote_prefetch padding_seed
-    use_addto name deterministic dynamic_shape original_dtype quantization_type activation_bits
+    use_addto name fuse_brelu_threshold deterministic dynamic_shape original_dtype quantization_type activation_bits
     weight_bits out_threshold in_threshold quant_bits enable_int8 skip_quant force_cpu place_type
     momentum
     stop_gradient is_target moving_rate""".split()
@@ -74,12 +71,12 @@ class Call:
             raise ValueError(f"{len(found)} values for {slot}")
         return found[0] if found else None
 
-    def value(self, slot: str) -> ir.Value:
+    def value(self, slot: str) -> Any:
         """The value of a parameter that must be there."""
         found = self.maybe(slot)
         if found is None:
             raise ValueError(f"the input {slot} is missing")
-        return found  # type: ignore[no-any-return]
+        return found
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute."""
@@ -125,7 +122,8 @@ class Call:
             return None
         if number not in DTYPES:
             raise UnsupportedError(f"element type number {number}")
-        return DTYPES[number]  # type: ignore[no-any-return]
+        kind: np.dtype[Any] = DTYPES[number]
+        return kind
 
     def ignore(self, *names: str) -> None:
         """Attributes that change nothing for this operator."""
@@ -170,7 +168,7 @@ class Call:
             raise UnsupportedError(f"{name} is computed by the model")
         return [int(item) for item in array]
 
-    def vector(self, b: Builder, name: str, tensor: str = "", tensors: str = "") -> ir.Value:
+    def vector(self, b: Builder, name: str, tensor: str = "", tensors: str = "") -> Any:
         """As `listed`, but as an int64 tensor with one axis, which the model may compute."""
         found = self.get(name, ())
         whole = self.maybe(tensor) if tensor else None
@@ -178,7 +176,7 @@ class Call:
             return b.reshape(b.cast(whole, np.int64), [-1])
         parts = self.all(tensors) if tensors else []
         if parts:
-            return b.op("Concat", *(b.reshape(b.cast(part, np.int64), [1]) for part in parts), axis=0)  # type: ignore[no-any-return]
+            return b.op("Concat", *(b.reshape(b.cast(part, np.int64), [1]) for part in parts), axis=0)
         numbers = found if isinstance(found, list | tuple) else [found]
         return b.constant(np.array([int(item) for item in numbers], np.int64))
 
@@ -199,8 +197,8 @@ def rule(table: Rules, *ops: str, out: str = "Out") -> Callable[[Translate], Tra
             written = (
                 item for slot, count in call.outputs.items() for item in _written(slots, slot, count, call.op)
             )
-            declared = node.attributes["ranks"]
-            return tuple(_of_rank(b, item, rank) for item, rank in zip(written, declared, strict=True))
+            declared = node.attributes["declared"]
+            return tuple(_as_declared(b, item, var) for item, var in zip(written, declared, strict=True))
 
         table(*ops)(translate)
         return function
@@ -213,8 +211,8 @@ def source_node(operator: Operator, number: int, variables: Mapping[str, Variabl
     inputs = tuple(name for names in operator.inputs.values() for name in names)
     outputs = tuple(name for names in operator.outputs.values() for name in names)
     name = outputs[0] if outputs else f"{operator.type}_{number}"
-    ranks = [len(variables[name].shape) if name in variables else None for name in outputs]
-    return SourceNode(operator.type, name, inputs, outputs, {"operator": operator, "ranks": ranks})
+    declared = [variables.get(name) for name in outputs]
+    return SourceNode(operator.type, name, inputs, outputs, {"operator": operator, "declared": declared})
 
 
 def positive(axis: int, rank: int) -> int:
@@ -238,16 +236,20 @@ def _written(slots: Mapping[str, Any], slot: str, count: int, op: str) -> list[A
     return items
 
 
-def _of_rank(b: Builder, item: Any, rank: int | None) -> Any:
-    """A value with the number of axes that the program declares, where one of them spells a scalar as [1].
+def _as_declared(b: Builder, item: Any, variable: Variable | None) -> Any:
+    """A value with the integer type and the number of axes that the program declares.
 
-    Programs written before Paddle 2.5 have no scalars.
+    Sums of small integers are wider than these; and programs written before Paddle 2.5 have no scalars and
+    spell them as [1].
     """
-    if isinstance(item, Absent) or rank not in {0, 1} or item.shape is None or item.shape.rank() == rank:
+    if isinstance(item, Absent) or variable is None or variable.dtype is None or item.shape is None:
         return item
-    if item.shape.rank() == 0 and rank == 1:
+    if variable.dtype.kind == b.dtype(item).kind == "i":
+        item = b.cast(item, variable.dtype)
+    rank = len(variable.shape)
+    if (item.shape.rank(), rank) == (0, 1):
         return b.reshape(item, [1])
-    return b.reshape(item, []) if b.shape(item) == (1,) else item
+    return b.reshape(item, []) if rank == 0 and b.shape(item) == (1,) else item
 
 
 def _is_off(value: Any) -> bool:

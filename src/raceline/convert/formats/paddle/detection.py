@@ -54,17 +54,17 @@ def _yolo_box(b: Builder, c: Call) -> dict[str, Any]:
     return {"Boxes": _listed(b, box, 4), "Scores": _listed(b, scores, classes)}
 
 
-def _center(b: Builder, t: ir.Value, size: ir.Value, scale: float, axis: int) -> ir.Value:
+def _center(b: Builder, t: ir.Value, size: ir.Value, scale: float, axis: int) -> Any:
     """The middle of each box as a share of the grid."""
     places = b.op("Range", np.array(0, np.int64), b.reshape(size, []), np.array(1, np.int64))
     places = b.reshape(b.cast(places, np.float32), [1, 1, 1, 1, -1] if axis == 0 else [1, 1, 1, -1, 1])
     inside = b.op("Add", b.op("Mul", b.op("Sigmoid", t), np.float32(scale)), np.float32(-0.5 * (scale - 1)))
-    return b.op("Div", b.op("Add", inside, places), b.cast(size, np.float32))  # type: ignore[no-any-return]
+    return b.op("Div", b.op("Add", inside, places), b.cast(size, np.float32))
 
 
-def _listed(b: Builder, x: ir.Value, size: int) -> ir.Value:
+def _listed(b: Builder, x: ir.Value, size: int) -> Any:
     """(N, A, size, H, W) -> (N, A H W, size)."""
-    return b.op("Reshape", b.transpose(x, [0, 1, 3, 4, 2]), [0, -1, size])  # type: ignore[no-any-return]
+    return b.op("Reshape", b.transpose(x, [0, 1, 3, 4, 2]), [0, -1, size])
 
 
 @rule(rules, "multiclass_nms3", "multiclass_nms2", "multiclass_nms")
@@ -100,17 +100,17 @@ def _nms(b: Builder, c: Call) -> dict[str, Any]:
     return {"Out": rows, "Index": index, "NmsRoisNum": b.cast(count, np.int32)}
 
 
-def _without_background(b: Builder, c: Call, scores: ir.Value) -> ir.Value:
+def _without_background(b: Builder, c: Call, scores: ir.Value) -> Any:
     background, classes = c.integer("background_label", 0), b.shape(scores)[1]
     if background < 0:
         return scores
     if not isinstance(classes, int):
         raise UnsupportedError("an open number of classes")
     mask = (np.arange(classes) == background).reshape(1, classes, 1)
-    return b.op("Where", mask, np.float32(-np.inf), scores) if mask.any() else scores  # type: ignore[no-any-return]
+    return b.op("Where", mask, np.float32(-np.inf), scores) if mask.any() else scores
 
 
-def _best_of_each(b: Builder, c: Call, scores: ir.Value) -> ir.Value:
+def _best_of_each(b: Builder, c: Call, scores: ir.Value) -> Any:
     """Only the `nms_top_k` best of each class enter the comparison."""
     most, boxes = c.integer("nms_top_k", -1), b.shape(scores)[2]
     if most < 0 or (isinstance(boxes, int) and boxes <= most):
@@ -118,11 +118,11 @@ def _best_of_each(b: Builder, c: Call, scores: ir.Value) -> ir.Value:
     count = b.op("Min", b.op("Shape", scores, start=2, end=3), [most])
     best, _ = b.op("TopK", scores, count, axis=2, outputs=2)
     least = b.op("Slice", best, [-1], [np.iinfo(np.int64).max], [2])
-    return b.op("Where", b.op("Less", scores, least), np.float32(-np.inf), scores)  # type: ignore[no-any-return]
+    return b.op("Where", b.op("Less", scores, least), np.float32(-np.inf), scores)
 
 
 @rule(rules, "box_coder", out="OutputBox")
-def _box_coder(b: Builder, c: Call) -> ir.Value:
+def _box_coder(b: Builder, c: Call) -> Any:
     """Boxes from offsets to prior boxes, `decode_center_size` only."""
     prior, offsets, deviations = c.value("PriorBox"), c.value("TargetBox"), c.maybe("PriorBoxVar")
     c.text("code_type", "decode_center_size", "decode_center_size")
@@ -143,4 +143,4 @@ def _box_coder(b: Builder, c: Call) -> ir.Value:
         half = b.op("Mul", b.op("Mul", b.op("Exp", grow), size), np.float32(0.5))
         edges[0].append(b.op("Sub", middle, half))
         edges[1].append(b.op("Sub", b.op("Add", middle, half), extra))
-    return b.op("Concat", *(b.op("Unsqueeze", e, [2]) for e in edges[0] + edges[1]), axis=2)  # type: ignore[no-any-return]
+    return b.op("Concat", *(b.op("Unsqueeze", e, [2]) for e in edges[0] + edges[1]), axis=2)

@@ -34,68 +34,68 @@ _BINARY = {
 
 
 @rule(rules, *_UNARY)
-def _unary(b: Builder, c: Call) -> ir.Value:
+def _unary(b: Builder, c: Call) -> Any:
     c.ignore("dst_place_type")
     x = c.value("X")
     if c.op in {"bitwise_not"} and b.dtype(x) == np.bool_:
-        return b.op("Not", x)  # type: ignore[no-any-return]
+        return b.op("Not", x)
     if c.op in {"isnan", "isinf"}:  # the old forms answer for the whole tensor
         x = b.reshape(b.cast(b.op(_UNARY[c.op], x), np.int32), [-1])
         return b.cast(b.op("ReduceMax", x, [0], keepdims=1), np.bool_)
     if b.dtype(x).kind in "iub" and c.op in {"isnan_v2", "isinf_v2"}:
-        return b.op("Expand", np.array(False), b.sizes(x))  # type: ignore[no-any-return]
+        return b.op("Expand", np.array(False), b.sizes(x))
     if b.dtype(x).kind in "iu" and c.op in {"floor", "ceil"}:
         return x
-    return b.op(_UNARY[c.op], x)  # type: ignore[no-any-return]
+    return b.op(_UNARY[c.op], x)
 
 
 @rule(rules, "isfinite_v2")
-def _isfinite(b: Builder, c: Call) -> ir.Value:
+def _isfinite(b: Builder, c: Call) -> Any:
     x = c.value("X")
     if b.dtype(x).kind in "iub":
-        return b.op("Expand", np.array(True), b.sizes(x))  # type: ignore[no-any-return]
-    return b.op("Not", b.op("Or", b.op("IsNaN", x), b.op("IsInf", x)))  # type: ignore[no-any-return]
+        return b.op("Expand", np.array(True), b.sizes(x))
+    return b.op("Not", b.op("Or", b.op("IsNaN", x), b.op("IsInf", x)))
 
 
 @rule(rules, "rsqrt")
-def _rsqrt(b: Builder, c: Call) -> ir.Value:
-    return b.op("Reciprocal", b.op("Sqrt", c.value("X")))  # type: ignore[no-any-return]
+def _rsqrt(b: Builder, c: Call) -> Any:
+    return b.op("Reciprocal", b.op("Sqrt", c.value("X")))
 
 
 @rule(rules, "square")
-def _square(b: Builder, c: Call) -> ir.Value:
-    return b.op("Mul", c.value("X"), c.value("X"))  # type: ignore[no-any-return]
+def _square(b: Builder, c: Call) -> Any:
+    return b.op("Mul", c.value("X"), c.value("X"))
 
 
 @rule(rules, "round")
-def _round(b: Builder, c: Call) -> ir.Value:
+def _round(b: Builder, c: Call) -> Any:
     """Halves go away from zero, where ONNX's Round takes them to the even neighbour."""
     c.need("decimals", 0)
     x = c.value("X")
     size = b.op("Abs", x)
     whole = b.op("Floor", size)
     up = b.op("GreaterOrEqual", b.op("Sub", size, whole), b.scalar(0.5, x))
-    return b.op("Mul", b.op("Sign", x), b.op("Add", whole, b.cast(up, b.dtype(x))))  # type: ignore[no-any-return]
+    return b.op("Mul", b.op("Sign", x), b.op("Add", whole, b.cast(up, b.dtype(x))))
 
 
 @rule(rules, "trunc", out="Out")
-def _trunc(b: Builder, c: Call) -> ir.Value:
+def _trunc(b: Builder, c: Call) -> Any:
     x = c.value("X")
-    return b.op("Mul", b.op("Sign", x), b.op("Floor", b.op("Abs", x)))  # type: ignore[no-any-return]
+    return b.op("Mul", b.op("Sign", x), b.op("Floor", b.op("Abs", x)))
 
 
 @rule(rules, "log2", "log10", "log1p")
-def _logarithm(b: Builder, c: Call) -> ir.Value:
+def _logarithm(b: Builder, c: Call) -> Any:
     x = c.value("X")
     if c.op == "log1p":
-        return b.op("Log", b.op("Add", x, b.scalar(1, x)))  # type: ignore[no-any-return]
-    return b.op("Mul", b.op("Log", x), b.scalar(1 / np.log(2 if c.op == "log2" else 10), x))  # type: ignore[no-any-return]
+        return b.op("Log", b.op("Add", x, b.scalar(1, x)))
+    return b.op("Mul", b.op("Log", x), b.scalar(1 / np.log(2 if c.op == "log2" else 10), x))
 
 
 @rule(rules, "expm1")
-def _expm1(b: Builder, c: Call) -> ir.Value:
+def _expm1(b: Builder, c: Call) -> Any:
     x = c.value("X")
-    return b.op("Sub", b.op("Exp", x), b.scalar(1, x))  # type: ignore[no-any-return]
+    return b.op("Sub", b.op("Exp", x), b.scalar(1, x))
 
 
 def aligned(b: Builder, x: ir.Value, y: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
@@ -118,7 +118,7 @@ def aligned(b: Builder, x: ir.Value, y: ir.Value, axis: int) -> tuple[ir.Value, 
 
 
 @rule(rules, *_BINARY)
-def _binary(b: Builder, c: Call) -> ir.Value:
+def _binary(b: Builder, c: Call) -> Any:
     x, y = aligned(b, c.value("X"), c.value("Y"), c.integer("axis", -1))
     c.ignore("force_cpu")
     for name in ("Scale_x", "Scale_y", "Scale_out"):
@@ -128,15 +128,15 @@ def _binary(b: Builder, c: Call) -> ir.Value:
     return activated(b, c, binary(b, _BINARY[c.op], x, y))
 
 
-def binary(b: Builder, op: str, x: ir.Value, y: ir.Value) -> ir.Value:
+def binary(b: Builder, op: str, x: ir.Value, y: ir.Value) -> Any:
     """Two operands of one type; also what ONNX has no operator for, and types that its operators lack."""
     kind = b.dtype(x).kind
     if op == "NotEqual":
-        return b.op("Not", b.op("Equal", x, y))  # type: ignore[no-any-return]
+        return b.op("Not", b.op("Equal", x, y))
     if op == "FloorDiv":
         return _floor_div(b, x, y)
     if op == "Mod" and kind == "f":
-        return b.op("Sub", x, b.op("Mul", b.op("Floor", b.op("Div", x, y)), y))  # type: ignore[no-any-return]
+        return b.op("Sub", x, b.op("Mul", b.op("Floor", b.op("Div", x, y)), y))
     if kind == "b" and op in {"BitwiseAnd", "BitwiseOr", "BitwiseXor"}:
         op = op.removeprefix("Bitwise")
     if kind == "b" and op in {"Add", "Max"}:
@@ -145,20 +145,20 @@ def binary(b: Builder, op: str, x: ir.Value, y: ir.Value) -> ir.Value:
         op = "And"
     if kind != "b" and op in {"And", "Or", "Xor"}:
         x, y = b.cast(x, np.bool_), b.cast(y, np.bool_)
-    return b.op(op, x, y)  # type: ignore[no-any-return]
+    return b.op(op, x, y)
 
 
-def _floor_div(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
+def _floor_div(b: Builder, x: ir.Value, y: ir.Value) -> Any:
     quotient = b.op("Div", x, y)
     if b.dtype(x).kind == "f":
-        return b.op("Floor", quotient)  # type: ignore[no-any-return]
+        return b.op("Floor", quotient)
     if b.dtype(x).kind == "u":
-        return quotient  # type: ignore[no-any-return]
+        return quotient
     rest = b.op("Mod", x, y)  # has the divisor's sign, so that this division has no remainder
-    return b.op("Div", b.op("Sub", x, rest), y)  # type: ignore[no-any-return]
+    return b.op("Div", b.op("Sub", x, rest), y)
 
 
-def activated(b: Builder, c: Call, y: ir.Value) -> ir.Value:
+def activated(b: Builder, c: Call, y: ir.Value) -> Any:
     """The value behind an activation that an optimiser of Paddle merged into the operation."""
     found = [c.text(name, "") for name in ("fuse_activation", "activation_type", "act_type", "activation")]
     found = [name for name in found if name not in {"", "identity", "linear"}]
@@ -170,21 +170,21 @@ def activated(b: Builder, c: Call, y: ir.Value) -> ir.Value:
 
 
 @rule(rules, "elementwise_fmax", "elementwise_fmin")
-def _fmax(b: Builder, c: Call) -> ir.Value:
+def _fmax(b: Builder, c: Call) -> Any:
     """The larger or smaller; the other one where one is NaN."""
     x, y = aligned(b, c.value("X"), c.value("Y"), c.integer("axis", -1))
     if b.dtype(x).kind == "f":
         x, y = b.op("Where", b.op("IsNaN", x), y, x), b.op("Where", b.op("IsNaN", y), x, y)
-    return b.op("Max" if c.op.endswith("x") else "Min", x, y)  # type: ignore[no-any-return]
+    return b.op("Max" if c.op.endswith("x") else "Min", x, y)
 
 
 @rule(rules, "sum")
-def _sum(b: Builder, c: Call) -> ir.Value:
-    return b.op("Sum", *c.all("X"))  # type: ignore[no-any-return]
+def _sum(b: Builder, c: Call) -> Any:
+    return b.op("Sum", *c.all("X"))
 
 
 @rule(rules, "scale")
-def _scale(b: Builder, c: Call) -> ir.Value:
+def _scale(b: Builder, c: Call) -> Any:
     x, bias = c.value("X"), c.number("bias", 0.0)
     tensor = c.maybe("ScaleTensor")
     kind = b.dtype(x)
@@ -203,37 +203,37 @@ def _scale(b: Builder, c: Call) -> ir.Value:
 
 
 @rule(rules, "pow")
-def _pow(b: Builder, c: Call) -> ir.Value:
+def _pow(b: Builder, c: Call) -> Any:
     x, tensor = c.value("X"), c.maybe("FactorTensor")
     factor = b.scalar(c.number("factor", 1.0), x) if tensor is None else b.cast(tensor, b.dtype(x))
-    return b.op("Pow", x, factor)  # type: ignore[no-any-return]
+    return b.op("Pow", x, factor)
 
 
 @rule(rules, "clip")
-def _clip(b: Builder, c: Call) -> ir.Value:
+def _clip(b: Builder, c: Call) -> Any:
     x = c.value("X")
-    bounds = []
+    bounds: list[Any] = []
     for slot, name in (("Min", "min"), ("Max", "max")):
         tensor, number = c.maybe(slot), c.get(name)
         if tensor is None and number is not None:
             bounds.append(b.scalar(float(number), x))
         else:
             bounds.append(None if tensor is None else b.cast(b.reshape(tensor, []), b.dtype(x)))
-    return b.op("Clip", x, *bounds)  # type: ignore[no-any-return]
+    return b.op("Clip", x, *bounds)
 
 
 @rule(rules, "clip_by_norm")
-def _clip_by_norm(b: Builder, c: Call) -> ir.Value:
+def _clip_by_norm(b: Builder, c: Call) -> Any:
     x = c.value("X")
     most = b.scalar(c.number("max_norm", 1.0), x)
     norm = b.op("Sqrt", b.op("ReduceSumSquare", x, keepdims=0))
-    return b.op("Mul", x, b.op("Div", most, b.op("Max", norm, most)))  # type: ignore[no-any-return]
+    return b.op("Mul", x, b.op("Div", most, b.op("Max", norm, most)))
 
 
 @rule(rules, "increment")
-def _increment(b: Builder, c: Call) -> ir.Value:
+def _increment(b: Builder, c: Call) -> Any:
     x = c.value("X")
-    return b.op("Add", x, b.scalar(c.number("step", 1.0), x))  # type: ignore[no-any-return]
+    return b.op("Add", x, b.scalar(c.number("step", 1.0), x))
 
 
 _REDUCTIONS = {
@@ -245,7 +245,7 @@ _REDUCTIONS = {
 
 
 @rule(rules, *_REDUCTIONS)
-def _reduce(b: Builder, c: Call) -> ir.Value:
+def _reduce(b: Builder, c: Call) -> Any:
     x = c.value("X")
     old, new = ("axis", "keepdim") if c.op == "logsumexp" else ("dim", "keep_dim")
     axes = c.listed(b, old, tensors="AxisTensorList", tensor="AxisTensor")
@@ -268,12 +268,12 @@ def _reduce(b: Builder, c: Call) -> ir.Value:
 
 
 @rule(rules, "mean")
-def _mean(b: Builder, c: Call) -> ir.Value:
-    return b.op("ReduceMean", c.value("X"), keepdims=0)  # type: ignore[no-any-return]
+def _mean(b: Builder, c: Call) -> Any:
+    return b.op("ReduceMean", c.value("X"), keepdims=0)
 
 
 @rule(rules, "p_norm")
-def _p_norm(b: Builder, c: Call) -> ir.Value:
+def _p_norm(b: Builder, c: Call) -> Any:
     x, order = c.value("X"), c.number("porder", 2.0)
     c.ignore("epsilon")
     axis, keep = c.integer("axis", -1), int(c.flag("keepdim"))
@@ -281,14 +281,14 @@ def _p_norm(b: Builder, c: Call) -> ir.Value:
         x, axis = b.reshape(x, [-1]), 0
     size = b.op("Abs", x)
     if order in {1.0, 2.0}:
-        return b.op(f"ReduceL{int(order)}", x, [axis], keepdims=keep)  # type: ignore[no-any-return]
+        return b.op(f"ReduceL{int(order)}", x, [axis], keepdims=keep)
     if np.isinf(order):
-        return b.op("ReduceMax" if order > 0 else "ReduceMin", size, [axis], keepdims=keep)  # type: ignore[no-any-return]
+        return b.op("ReduceMax" if order > 0 else "ReduceMin", size, [axis], keepdims=keep)
     if order == 0:
         nonzero = b.cast(b.op("Greater", size, b.scalar(0, x)), b.dtype(x))
-        return b.op("ReduceSum", nonzero, [axis], keepdims=keep)  # type: ignore[no-any-return]
+        return b.op("ReduceSum", nonzero, [axis], keepdims=keep)
     total = b.op("ReduceSum", b.op("Pow", size, b.scalar(order, x)), [axis], keepdims=keep)
-    return b.op("Pow", total, b.scalar(1 / order, x))  # type: ignore[no-any-return]
+    return b.op("Pow", total, b.scalar(1 / order, x))
 
 
 @rule(rules, "norm")
@@ -301,7 +301,7 @@ def _normalise(b: Builder, c: Call) -> dict[str, Any]:
 
 
 @rule(rules, "cumsum")
-def _cumsum(b: Builder, c: Call) -> ir.Value:
+def _cumsum(b: Builder, c: Call) -> Any:
     x, axis = c.value("X"), c.integer("axis", -1)
     tensor = c.maybe("AxisTensor")
     if tensor is not None:
@@ -310,73 +310,74 @@ def _cumsum(b: Builder, c: Call) -> ir.Value:
         x, axis = b.reshape(x, [-1]), 0
     exclusive, reverse = int(c.flag("exclusive")), int(c.flag("reverse"))
     axis = positive(axis, b.rank(x))
-    return b.op("CumSum", x, np.array(axis, np.int64), exclusive=exclusive, reverse=reverse)  # type: ignore[no-any-return]
+    return b.op("CumSum", x, np.array(axis, np.int64), exclusive=exclusive, reverse=reverse)
 
 
 @rule(rules, "dist")
-def _dist(b: Builder, c: Call) -> ir.Value:
+def _dist(b: Builder, c: Call) -> Any:
     c.need("p", 2.0)
-    return b.op("ReduceL2", b.op("Sub", c.value("X"), c.value("Y")), keepdims=0)  # type: ignore[no-any-return]
+    return b.op("ReduceL2", b.op("Sub", c.value("X"), c.value("Y")), keepdims=0)
 
 
 # --- products of matrices ---------------------------------------------------------------------------------
 
 
 @rule(rules, "matmul_v2", "matmul")
-def _matmul(b: Builder, c: Call) -> ir.Value:
+def _matmul(b: Builder, c: Call) -> Any:
     new = c.op == "matmul_v2"
     x = _turned(b, c.value("X"), c.flag("trans_x" if new else "transpose_X"))
     y = _turned(b, c.value("Y"), c.flag("trans_y" if new else "transpose_Y"))
     z = b.op("MatMul", x, y)
     alpha = c.number("alpha", 1.0)
+    c.need("head_number", 1)
     z = z if alpha == 1 else b.op("Mul", z, b.scalar(alpha, z))
     lone = not new and b.rank(x) == b.rank(y) == 1  # the first version has no scalars
     return b.reshape(z, [1]) if lone else z
 
 
-def _turned(b: Builder, x: ir.Value, turn: bool) -> ir.Value:
+def _turned(b: Builder, x: ir.Value, turn: bool) -> Any:
     rank = b.rank(x)
     return b.transpose(x, [*range(rank - 2), rank - 1, rank - 2]) if turn and rank > 1 else x
 
 
 @rule(rules, "bmm")
-def _bmm(b: Builder, c: Call) -> ir.Value:
-    return b.op("MatMul", c.value("X"), c.value("Y"))  # type: ignore[no-any-return]
+def _bmm(b: Builder, c: Call) -> Any:
+    return b.op("MatMul", c.value("X"), c.value("Y"))
 
 
 @rule(rules, "mv")
-def _mv(b: Builder, c: Call) -> ir.Value:
-    return b.op("MatMul", c.value("X"), c.value("Vec"))  # type: ignore[no-any-return]
+def _mv(b: Builder, c: Call) -> Any:
+    return b.op("MatMul", c.value("X"), c.value("Vec"))
 
 
 @rule(rules, "dot")
-def _dot(b: Builder, c: Call) -> ir.Value:
+def _dot(b: Builder, c: Call) -> Any:
     product = b.op("Mul", c.value("X"), c.value("Y"))
-    return b.op("ReduceSum", product, [-1], keepdims=0)  # type: ignore[no-any-return]
+    return b.op("ReduceSum", product, [-1], keepdims=0)
 
 
 @rule(rules, "addmm")
-def _addmm(b: Builder, c: Call) -> ir.Value:
+def _addmm(b: Builder, c: Call) -> Any:
     alpha, beta = c.number("Alpha", 1.0), c.number("Beta", 1.0)
-    return b.op("Gemm", c.value("X"), c.value("Y"), c.value("Input"), alpha=alpha, beta=beta)  # type: ignore[no-any-return]
+    return b.op("Gemm", c.value("X"), c.value("Y"), c.value("Input"), alpha=alpha, beta=beta)
 
 
-def _matrix(b: Builder, x: ir.Value, num_rows: int) -> ir.Value:
+def _matrix(b: Builder, x: ir.Value, num_rows: int) -> Any:
     """The first `num_rows` axes as rows, the others as columns."""
     flat = b.rank(x) == 2 and num_rows == 1
     return x if flat else b.op("Flatten", x, axis=num_rows)
 
 
-def _leading(b: Builder, x: ir.Value, count: int, y: ir.Value, behind: list[int]) -> ir.Value:
+def _leading(b: Builder, x: ir.Value, count: int, y: ir.Value, behind: list[int]) -> Any:
     """`y` in rows, with the first `count` axes of `x` in place of the rows, and `behind` for the columns."""
     if count == 1 and len(behind) == 1:
         return y
     rows = b.op("Shape", x, start=0, end=count)
-    return b.op("Reshape", y, b.op("Concat", rows, behind, axis=0))  # type: ignore[no-any-return]
+    return b.op("Reshape", y, b.op("Concat", rows, behind, axis=0))
 
 
 @rule(rules, "mul")
-def _mul(b: Builder, c: Call) -> ir.Value:
+def _mul(b: Builder, c: Call) -> Any:
     """A product of matrices after each operand is flattened to one."""
     x, y = c.value("X"), c.value("Y")
     rows, inner = c.integer("x_num_col_dims", 1), c.integer("y_num_col_dims", 1)
@@ -391,7 +392,7 @@ def _mul(b: Builder, c: Call) -> ir.Value:
 
 
 @rule(rules, "fc")
-def _fc(b: Builder, c: Call) -> ir.Value:
+def _fc(b: Builder, c: Call) -> Any:
     x, w, bias = c.value("Input"), c.value("W"), c.maybe("Bias")
     rows = c.integer("in_num_col_dims", 1)
     if c.flag("padding_weights"):
@@ -404,5 +405,5 @@ def _fc(b: Builder, c: Call) -> ir.Value:
 
 
 @rule(rules, "einsum")
-def _einsum(b: Builder, c: Call) -> ir.Value:
-    return b.op("Einsum", *c.all("Operands"), equation=c.text("equation", ""))  # type: ignore[no-any-return]
+def _einsum(b: Builder, c: Call) -> Any:
+    return b.op("Einsum", *c.all("Operands"), equation=c.text("equation", ""))

@@ -33,7 +33,9 @@ RULES = merged(
 )  # fmt: skip
 _PROGRAMS = ("__model__", "inference.pdmodel", "model.pdmodel")
 _WEIGHTS = ("__params__", "params", "weights")
-_WAY_OUT = "Convert the model with paddle2onnx and read its ONNX file, or open an issue with the operator's name."
+_WAY_OUT = (
+    "Convert the model with paddle2onnx and read its ONNX file, or open an issue with the operator's name."
+)
 
 
 def program_of(path: Path) -> Path:
@@ -163,13 +165,18 @@ def example_files() -> tuple[bytes, bytes]:
     _add(block, "relu", {"X": ["s"]}, {"Out": ["y"]})
     _add(block, "fetch", {"X": ["y"]}, {"Out": ["fetch"]}, col=0)
     whole.version.version = 0
-    weights = params.serialised(np.float32([0.5, -0.5])) + params.serialised(example_weight())
+    weights = params.serialised(example_bias()) + params.serialised(example_weight())
     return whole.SerializeToString(), weights
 
 
 def example_weight() -> np.ndarray[Any, Any]:
     """The example's matrix."""
     return np.arange(6, dtype=np.float32).reshape(3, 2) - 2
+
+
+def example_bias() -> np.ndarray[Any, Any]:
+    """What the example adds."""
+    return np.array([0.5, -0.5], np.float32)
 
 
 def _add(block: Any, kind: str, reads: Any, writes: Any, **attributes: int) -> None:

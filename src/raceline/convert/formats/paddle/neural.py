@@ -37,12 +37,12 @@ def _batch_norm(b: Builder, c: Call) -> dict[str, Any]:
     return {"Y": y, "MeanOut": mean, "VarianceOut": variance}
 
 
-def _row(b: Builder, x: ir.Value) -> ir.Value:
+def _row(b: Builder, x: ir.Value) -> Any:
     return x if b.rank(x) == 1 else b.reshape(x, [-1])
 
 
 @rule(rules, "layer_norm", out="Y")
-def _layer_norm(b: Builder, c: Call) -> ir.Value:
+def _layer_norm(b: Builder, c: Call) -> Any:
     x, scale, bias = c.value("X"), c.maybe("Scale"), c.maybe("Bias")
     axis = positive(c.integer("begin_norm_axis", 1), b.rank(x))
     inner = b.shape(x)[axis:]
@@ -55,15 +55,15 @@ def _layer_norm(b: Builder, c: Call) -> ir.Value:
         scale = b.reshape(scale, shape)
     bias = None if bias is None else b.reshape(bias, shape)
     epsilon = c.number("epsilon", 1e-5)
-    return b.op("LayerNormalization", x, scale, bias, axis=axis, epsilon=epsilon)  # type: ignore[no-any-return]
+    return b.op("LayerNormalization", x, scale, bias, axis=axis, epsilon=epsilon)
 
 
 @rule(rules, "rms_norm", out="Y")
-def _rms_norm(b: Builder, c: Call) -> ir.Value:
+def _rms_norm(b: Builder, c: Call) -> Any:
     raise UnsupportedError("only what ordinary operators spell out")
 
 
-def _per_channel(b: Builder, x: ir.Value, tensor: ir.Value, default: float) -> ir.Value:
+def _per_channel(b: Builder, x: ir.Value, tensor: ir.Value | None, default: float) -> Any:
     channels = b.shape(x)[1]
     if tensor is not None:
         return _row(b, tensor)
@@ -73,16 +73,16 @@ def _per_channel(b: Builder, x: ir.Value, tensor: ir.Value, default: float) -> i
 
 
 @rule(rules, "instance_norm", out="Y")
-def _instance_norm(b: Builder, c: Call) -> ir.Value:
+def _instance_norm(b: Builder, c: Call) -> Any:
     x = c.value("X")
     if channels_are_last(c, "data_format"):
         raise UnsupportedError("channels last")
     scale, bias = (_per_channel(b, x, c.maybe(s), d) for s, d in (("Scale", 1.0), ("Bias", 0.0)))
-    return b.op("InstanceNormalization", x, scale, bias, epsilon=c.number("epsilon", 1e-5))  # type: ignore[no-any-return]
+    return b.op("InstanceNormalization", x, scale, bias, epsilon=c.number("epsilon", 1e-5))
 
 
 @rule(rules, "group_norm", out="Y")
-def _group_norm(b: Builder, c: Call) -> ir.Value:
+def _group_norm(b: Builder, c: Call) -> Any:
     x = c.value("X")
     last = channels_are_last(c, "data_layout")
     x = channels_last.channels_first(b, x) if last else x
@@ -99,20 +99,20 @@ def _group_norm(b: Builder, c: Call) -> ir.Value:
 
 
 @rule(rules, "affine_channel")
-def _affine_channel(b: Builder, c: Call) -> ir.Value:
+def _affine_channel(b: Builder, c: Call) -> Any:
     x = c.value("X")
     behind = [1] * (0 if channels_are_last(c, "data_layout") else b.rank(x) - 2)
     scaled = b.op("Mul", x, b.reshape(c.value("Scale"), [-1, *behind]))
-    return b.op("Add", scaled, b.reshape(c.value("Bias"), [-1, *behind]))  # type: ignore[no-any-return]
+    return b.op("Add", scaled, b.reshape(c.value("Bias"), [-1, *behind]))
 
 
 @rule(rules, "lrn")
-def _lrn(b: Builder, c: Call) -> ir.Value:
+def _lrn(b: Builder, c: Call) -> Any:
     size, alpha = c.integer("n", 5), c.number("alpha", 1e-4)
     if channels_are_last(c, "data_format"):
         raise UnsupportedError("channels last")
     beta, bias = c.number("beta", 0.75), c.number("k", 2.0)
-    return b.op("LRN", c.value("X"), size=size, alpha=alpha * size, beta=beta, bias=bias)  # type: ignore[no-any-return]
+    return b.op("LRN", c.value("X"), size=size, alpha=alpha * size, beta=beta, bias=bias)
 
 
 # --- resizing and padding ---------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ _INTERPOLATIONS = [f"{kind}_interp{version}" for kind in _SIZES for version in (
 
 
 @rule(rules, *_INTERPOLATIONS)
-def _interpolate(b: Builder, c: Call) -> ir.Value:
+def _interpolate(b: Builder, c: Call) -> Any:
     x = c.value("X")
     last = channels_are_last(c, "data_layout")
     x = channels_last.channels_first(b, x) if last else x
@@ -143,6 +143,10 @@ def _interpolate(b: Builder, c: Call) -> ir.Value:
         attributes["coordinate_transformation_mode"] = "asymmetric"
     if corners:
         attributes["coordinate_transformation_mode"] = "align_corners"
+        if scales is not None:  # these corners are those of whole sizes
+            size = b.cast(b.op("Shape", x, start=2), np.float32)
+            sizes = b.cast(b.op("Floor", b.op("Mul", size, np.array(scales, np.float32))), np.int64)
+            scales = None
     if scales is not None:
         y = b.op("Resize", x, None, np.array([1, 1, *scales], np.float32), **attributes)
     else:
@@ -177,7 +181,7 @@ _PADDINGS = {"constant": "constant", "reflect": "reflect", "replicate": "edge", 
 
 
 @rule(rules, "pad2d", "pad3d")
-def _pad_image(b: Builder, c: Call) -> ir.Value:
+def _pad_image(b: Builder, c: Call) -> Any:
     x = c.value("X")
     last = channels_are_last(c, "data_format")
     mode = _PADDINGS[c.text("mode", "constant", *_PADDINGS)]
@@ -190,25 +194,25 @@ def _pad_image(b: Builder, c: Call) -> ir.Value:
     pairs = [(0, 0), *pairs, (0, 0)] if last else [(0, 0), (0, 0), *pairs]
     value = b.scalar(c.number("pad_value" if c.op == "pad2d" else "value", 0.0), x)
     before, after = zip(*pairs, strict=True)
-    return b.op("Pad", x, [*before, *after], value if mode == "constant" else None, mode=mode)  # type: ignore[no-any-return]
+    return b.op("Pad", x, [*before, *after], value if mode == "constant" else None, mode=mode)
 
 
 @rule(rules, "pad")
-def _pad(b: Builder, c: Call) -> ir.Value:
+def _pad(b: Builder, c: Call) -> Any:
     x = c.value("X")
     c.ignore("pad_from_left_axis")
     if c.get("pad_from_left_axis", True) is False:
         raise UnsupportedError("paddings from the last axis on")
     numbers = c.integers("paddings")
     value = b.scalar(c.number("pad_value", 0.0), x)
-    return b.op("Pad", x, [*numbers[::2], *numbers[1::2]], value)  # type: ignore[no-any-return]
+    return b.op("Pad", x, [*numbers[::2], *numbers[1::2]], value)
 
 
 # --- rearranged images ------------------------------------------------------------------------------------
 
 
 @rule(rules, "pixel_shuffle")
-def _pixel_shuffle(b: Builder, c: Call) -> ir.Value:
+def _pixel_shuffle(b: Builder, c: Call) -> Any:
     x = c.value("X")
     last = channels_are_last(c, "data_format")
     x = channels_last.channels_first(b, x) if last else x
@@ -217,44 +221,62 @@ def _pixel_shuffle(b: Builder, c: Call) -> ir.Value:
 
 
 @rule(rules, "space_to_depth")
-def _space_to_depth(b: Builder, c: Call) -> ir.Value:
+def _space_to_depth(b: Builder, c: Call) -> Any:
     raise UnsupportedError("its order of channels differs from every standard")
 
 
 @rule(rules, "shuffle_channel", "channel_shuffle")
-def _shuffle(b: Builder, c: Call) -> ir.Value:
+def _shuffle(b: Builder, c: Call) -> Any:
     x = c.value("X")
     groups = c.integer("group" if c.op == "shuffle_channel" else "groups", 1)
     if channels_are_last(c, "data_format"):
         raise UnsupportedError("channels last")
     split = b.op("Reshape", x, b.op("Concat", b.op("Shape", x, start=0, end=1), [groups, -1],
                  b.op("Shape", x, start=2), axis=0))  # fmt: skip
-    return b.op("Reshape", b.transpose(split, [0, 2, 1, *range(3, b.rank(x) + 1)]), b.sizes(x))  # type: ignore[no-any-return]
+    return b.op("Reshape", b.transpose(split, [0, 2, 1, *range(3, b.rank(x) + 1)]), b.sizes(x))
 
 
 @rule(rules, "grid_sampler", out="Output")
-def _grid_sampler(b: Builder, c: Call) -> ir.Value:
+def _grid_sampler(b: Builder, c: Call) -> Any:
     mode = c.text("mode", "bilinear", "bilinear", "nearest")
     padding = c.text("padding_mode", "zeros", "zeros", "border", "reflection")
-    return b.op(  # type: ignore[no-any-return]
-        "GridSample", c.value("X"), c.value("Grid"), mode="linear" if mode == "bilinear" else mode,
-        padding_mode=padding, align_corners=int(c.flag("align_corners", True)),
+    corners, grid = c.flag("align_corners", True), c.value("Grid")
+    if mode == "nearest":
+        if padding == "reflection":
+            raise UnsupportedError("the nearest element behind a reflection")
+        grid = _rounded(b, c.value("X"), grid, corners)
+    return b.op(
+        "GridSample", c.value("X"), grid, mode="linear" if mode == "bilinear" else mode,
+        padding_mode=padding, align_corners=int(corners),
     )  # fmt: skip
 
 
+def _rounded(b: Builder, x: ir.Value, grid: ir.Value, corners: bool) -> Any:
+    """The grid moved onto elements: half way between two Paddle takes the later, ONNX the even one."""
+    size = b.cast(b.op("Shape", x, start=2), np.float32)
+    size = b.op("Gather", size, [1, 0])  # the grid's last axis is x, y
+    one, half = np.float32(1), np.float32(0.5)
+    reach = b.op("Sub", size, one) if corners else size
+    place = b.op("Mul", b.op("Mul", b.op("Add", grid, one), reach), half)
+    place = place if corners else b.op("Sub", place, half)
+    whole = b.op("Floor", b.op("Add", place, half))
+    whole = whole if corners else b.op("Add", whole, half)
+    return b.op("Sub", b.op("Mul", whole, b.op("Div", np.float32(2), reach)), one)
+
+
 @rule(rules, "lookup_table_v2", "lookup_table")
-def _embedding(b: Builder, c: Call) -> ir.Value:
+def _embedding(b: Builder, c: Call) -> Any:
     table, ids = c.value("W"), c.value("Ids")
     padding = c.integer("padding_idx", -1)
     if c.op == "lookup_table" and b.shape(ids)[-1:] == (1,):
         ids = b.op("Squeeze", ids, [-1])
     rows = b.op("Gather", table, ids, axis=0)
     if padding == -1:
-        return rows  # type: ignore[no-any-return]
+        return rows
     size = b.shape(table)[0]
     padding = padding + int(size or 0) if padding < 0 else padding
     empty = b.op("Unsqueeze", b.op("Equal", ids, b.scalar(padding, ids)), [-1])
-    return b.op("Where", empty, b.scalar(0, rows), rows)  # type: ignore[no-any-return]
+    return b.op("Where", empty, b.scalar(0, rows), rows)
 
 
 # --- recurrent layers -------------------------------------------------------------------------------------
@@ -298,7 +320,7 @@ def _split_weights(b: Builder, weights: list[ir.Value], order: list[int]) -> lis
     return groups
 
 
-def _gates(b: Builder, value: ir.Value, order: list[int]) -> ir.Value:
+def _gates(b: Builder, value: ir.Value, order: list[int]) -> Any:
     array = b.array(value)
     if array is None:
         raise UnsupportedError("weights that the model computes")

@@ -126,10 +126,10 @@ def serialised(array: Array) -> bytes:
     numbers = {dtype: number for number, dtype in DTYPES.items()}
     description = message("TensorDesc")(data_type=numbers[array.dtype], dims=array.shape).SerializeToString()
     head = struct.pack("<IQIi", 0, 0, 0, len(description))
-    return head + description + np.ascontiguousarray(array).tobytes()
+    elements: bytes = np.ascontiguousarray(array).tobytes()
+    return head + bytes(description) + elements
 
 
 def weights_of(variables: Mapping[str, Variable]) -> list[Variable]:
     """The variables that a weight file holds: kept between runs, and tensors (not feed and fetch lists)."""
     return [v for v in variables.values() if v.persistable and v.dtype is not None]
-

@@ -90,9 +90,7 @@ def _pool() -> Any:
     from google.protobuf import descriptor_pb2, descriptor_pool
 
     compiled = descriptor_pb2.FileDescriptorSet()
-    compiled.ParseFromString(
-        files("raceline.convert.formats.paddle").joinpath("program.binpb").read_bytes()
-    )
+    compiled.ParseFromString(files("raceline.convert.formats.paddle").joinpath("program.binpb").read_bytes())
     own = descriptor_pool.DescriptorPool()
     for file in compiled.file:
         own.Add(file)
@@ -119,8 +117,11 @@ def looks_like_program(data: wire.Buffer) -> bool:
         block = wire.fields(data, first.start, min(first.stop, len(data)))
         idx, parent, variable = next(block), next(block), next(block)
         minus_one = data[parent.start : parent.stop] in {b"\xff" * 9 + b"\x01", b"\xff\xff\xff\xff\x0f"}
-        return (idx.number, parent.number) == (1, 2) and idx.kind == parent.kind == 0 and minus_one and (
-            data[idx.start] == 0 and variable.number in {3, 4} and variable.kind == 2
+        return (
+            (idx.number, parent.number) == (1, 2)
+            and idx.kind == parent.kind == 0
+            and minus_one
+            and (data[idx.start] == 0 and variable.number in {3, 4} and variable.kind == 2)
         )
     except (StopIteration, ValueError, IndexError):
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,12 +12,13 @@ from raceline.convert.lower import Rules, UnsupportedError
 from raceline.core.errors import BadModelError
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 rules = Rules()
+Array = np.ndarray[Any, Any]
 
 
-def _scale(b: Builder, c: Call, slot: str) -> tuple[np.ndarray, int]:  # type: ignore[type-arg]
+def _scale(b: Builder, c: Call, slot: str) -> tuple[Array, int]:
     """One step's size for each channel or all, and the channels' axis."""
     scale = c.constant(b, slot).astype(np.float32).reshape(-1)
     if not (np.isfinite(scale).all() and (scale > 0).all()):
@@ -31,7 +32,7 @@ def _scale(b: Builder, c: Call, slot: str) -> tuple[np.ndarray, int]:  # type: i
     return scale / np.float32(127), axis
 
 
-def _operands(scale: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:  # type: ignore[type-arg]
+def _operands(scale: Array, axis: int) -> tuple[Array, Array, dict[str, Any]]:
     if scale.size == 1:
         return scale.reshape(()), np.array(0, np.int8), {}
     return scale, np.zeros(scale.size, np.int8), {"axis": axis}
@@ -48,14 +49,14 @@ def _check_zero_point(b: Builder, c: Call) -> None:
 
 
 @rule(rules, "quantize_linear", out="Y")
-def _quantize(b: Builder, c: Call) -> ir.Value:
+def _quantize(b: Builder, c: Call) -> Any:
     _check_zero_point(b, c)
     scale, zero, where = _operands(*_scale(b, c, "Scale"))
-    return b.op("QuantizeLinear", c.value("X"), scale, zero, **where)  # type: ignore[no-any-return]
+    return b.op("QuantizeLinear", c.value("X"), scale, zero, **where)
 
 
 @rule(rules, "dequantize_linear", out="Y")
-def _dequantize(b: Builder, c: Call) -> ir.Value:
+def _dequantize(b: Builder, c: Call) -> Any:
     _check_zero_point(b, c)
     x = c.value("X")
     if b.dtype(x) != np.int8:
@@ -64,15 +65,15 @@ def _dequantize(b: Builder, c: Call) -> ir.Value:
             raise UnsupportedError(f"steps held as {b.dtype(x)}")
         x = b.constant(array.astype(np.int8))
     scale, zero, where = _operands(*_scale(b, c, "Scale"))
-    return b.op("DequantizeLinear", x, scale, zero, **where)  # type: ignore[no-any-return]
+    return b.op("DequantizeLinear", x, scale, zero, **where)
 
 
 @rule(rules, "fake_quantize_dequantize_moving_average_abs_max", "fake_quantize_dequantize_abs_max",
       "fake_channel_wise_quantize_dequantize_abs_max")  # fmt: skip
-def _both(b: Builder, c: Call) -> ir.Value:
+def _both(b: Builder, c: Call) -> Any:
     c.ignore("round_type")
     if c.op != "fake_quantize_dequantize_moving_average_abs_max":
         raise UnsupportedError("a scale that is measured on each input")
     scale, zero, where = _operands(*_scale(b, c, "InScale"))
     return b.op("DequantizeLinear", b.op("QuantizeLinear", c.value("X"), scale, zero, **where), scale, zero,
-                **where)  # type: ignore[no-any-return]  # fmt: skip
+                **where)  # fmt: skip

@@ -19,12 +19,12 @@ _END = int(np.iinfo(np.int64).max)
 
 
 @rule(rules, "reshape", "reshape2")
-def _reshape(b: Builder, c: Call) -> ir.Value:
-    return b.op("Reshape", c.value("X"), c.vector(b, "shape", "Shape", "ShapeTensor"))  # type: ignore[no-any-return]
+def _reshape(b: Builder, c: Call) -> Any:
+    return b.op("Reshape", c.value("X"), c.vector(b, "shape", "Shape", "ShapeTensor"))
 
 
 @rule(rules, "transpose", "transpose2")
-def _transpose(b: Builder, c: Call) -> ir.Value:
+def _transpose(b: Builder, c: Call) -> Any:
     x, perm = c.value("X"), c.integers("axis")
     c.ignore("data_format")
     perm = [positive(axis, b.rank(x)) for axis in perm]
@@ -32,7 +32,7 @@ def _transpose(b: Builder, c: Call) -> ir.Value:
 
 
 @rule(rules, "squeeze", "squeeze2")
-def _squeeze(b: Builder, c: Call) -> ir.Value:
+def _squeeze(b: Builder, c: Call) -> Any:
     """Axes that are longer than 1 stay, though the program names them."""
     x = c.value("X")
     shape = b.shape(x)
@@ -42,27 +42,27 @@ def _squeeze(b: Builder, c: Call) -> ir.Value:
     where = axes or list(range(len(shape)))
     gone = sorted({positive(axis, len(shape)) for axis in where})
     gone = [axis for axis in gone if shape[axis] == 1 or not isinstance(shape[axis], int)]
-    return b.op("Squeeze", x, gone) if gone else b.op("Identity", x)  # type: ignore[no-any-return]
+    return b.op("Squeeze", x, gone) if gone else b.op("Identity", x)
 
 
 @rule(rules, "unsqueeze", "unsqueeze2")
-def _unsqueeze(b: Builder, c: Call) -> ir.Value:
+def _unsqueeze(b: Builder, c: Call) -> Any:
     """Axes are put in one after another, each counted among those that are there by then."""
     x = c.value("X")
     places: list[bool] = [False] * b.rank(x)
     for axis in c.listed(b, "axes", "AxesTensor", "AxesTensorList"):
         places.insert(positive(axis, len(places) + 1), True)
     new = [place for place, is_new in enumerate(places) if is_new]
-    return b.op("Unsqueeze", x, new) if new else b.op("Identity", x)  # type: ignore[no-any-return]
+    return b.op("Unsqueeze", x, new) if new else b.op("Identity", x)
 
 
 @rule(rules, "flatten", "flatten2")
-def _flatten(b: Builder, c: Call) -> ir.Value:
-    return b.op("Flatten", c.value("X"), axis=c.integer("axis", 1))  # type: ignore[no-any-return]
+def _flatten(b: Builder, c: Call) -> Any:
+    return b.op("Flatten", c.value("X"), axis=c.integer("axis", 1))
 
 
 @rule(rules, "flatten_contiguous_range")
-def _flatten_range(b: Builder, c: Call) -> ir.Value:
+def _flatten_range(b: Builder, c: Call) -> Any:
     x = c.value("X")
     rank = b.rank(x)
     if rank == 0:
@@ -72,16 +72,16 @@ def _flatten_range(b: Builder, c: Call) -> ir.Value:
         raise ValueError(f"axes {start} to {stop}")
     behind = [b.op("Shape", x, start=stop + 1)] if stop + 1 < rank else []
     parts = [[0] * start + [-1], *behind]
-    return b.op("Reshape", x, b.op("Concat", *parts, axis=0))  # type: ignore[no-any-return]
+    return b.op("Reshape", x, b.op("Concat", *parts, axis=0))
 
 
-def _bounds(b: Builder, c: Call, name: str) -> ir.Value:
+def _bounds(b: Builder, c: Call, name: str) -> Any:
     title = name.capitalize()
     return c.vector(b, name, f"{title}Tensor", f"{title}TensorList")
 
 
 @rule(rules, "slice")
-def _slice(b: Builder, c: Call) -> ir.Value:
+def _slice(b: Builder, c: Call) -> Any:
     x, axes = c.value("Input"), c.integers("axes")
     if not hasattr(x, "producer"):
         raise UnsupportedError("a list of tensors")
@@ -91,31 +91,49 @@ def _slice(b: Builder, c: Call) -> ir.Value:
     return _without(b, y, c.integers("decrease_axis"))
 
 
-def _without(b: Builder, y: ir.Value, axes: Sequence[int]) -> ir.Value:
+def _without(b: Builder, y: ir.Value, axes: Sequence[int]) -> Any:
     return b.op("Squeeze", y, list(axes)) if axes else y
 
 
 @rule(rules, "strided_slice")
-def _strided_slice(b: Builder, c: Call) -> ir.Value:
+def _strided_slice(b: Builder, c: Call) -> Any:
     x = c.value("Input")
     c.ignore("infer_flags")
     axes = [positive(axis, b.rank(x)) for axis in c.integers("axes")]
     strides = c.listed(b, "strides", "StridesTensor", "StridesTensorList")
-    y = b.op("Slice", x, _bounds(b, c, "starts"), _bounds(b, c, "ends"), axes, strides)
+    ends: Any = _bounds(b, c, "ends")
+    if any(stride < 0 for stride in strides):
+        listed = c.listed(b, "ends", "EndsTensor", "EndsTensorList")
+        ends = [
+            _end(b.shape(x)[a], *pair)
+            for a, pair in zip(axes, zip(listed, strides, strict=True), strict=True)
+        ]
+    y = b.op("Slice", x, _bounds(b, c, "starts"), ends, axes, strides)
     return _without(b, y, c.integers("decrease_axis"))
 
 
+def _end(size: int | str | None, end: int, stride: int) -> int:
+    """Where a slice ends: backwards -1 stands for "before the first", and not for the last."""
+    if stride > 0 or end >= 0:
+        return end
+    if end == -1:
+        return -_END
+    if not isinstance(size, int) or end < -size:
+        raise UnsupportedError(f"backwards to {end} of {size}")
+    return end
+
+
 @rule(rules, "crop_tensor")
-def _crop(b: Builder, c: Call) -> ir.Value:
+def _crop(b: Builder, c: Call) -> Any:
     x = c.value("X")
     starts = c.listed(b, "offsets", "Offsets", "OffsetsTensor")
     sizes = c.listed(b, "shape", "Shape", "ShapeTensor")
     ends = [_END if size == -1 else start + size for start, size in zip(starts, sizes, strict=True)]
-    return b.op("Slice", x, starts, ends, list(range(b.rank(x))))  # type: ignore[no-any-return]
+    return b.op("Slice", x, starts, ends, list(range(b.rank(x))))
 
 
 @rule(rules, "set_value", "set_value_with_tensor")
-def _set_value(b: Builder, c: Call) -> ir.Value:
+def _set_value(b: Builder, c: Call) -> Any:
     """A copy of the input in which a block, contiguous along every axis, is replaced."""
     x = c.value("Input")
     rank = b.rank(x)
@@ -133,10 +151,11 @@ def _set_value(b: Builder, c: Call) -> ir.Value:
     return _replaced(b, x, sorted(bounds), bounds, value)
 
 
-def _new_value(b: Builder, c: Call, x: ir.Value) -> ir.Value:
+def _new_value(b: Builder, c: Call, x: ir.Value) -> Any:
     tensor = c.maybe("ValueTensor")
     kind = c.dtype("dtype")
-    shape, found = c.integers("shape"), []
+    shape = c.integers("shape")
+    found: list[Any] = []
     for name in ("values", "fp32_values", "int32_values", "int64_values", "bool_values", "fp64_values",
                  "fp16_values"):  # fmt: skip
         found = found or list(c.get(name) or [])
@@ -147,9 +166,9 @@ def _new_value(b: Builder, c: Call, x: ir.Value) -> ir.Value:
 
 def _replaced(
     b: Builder, x: ir.Value, axes: list[int], bounds: dict[int, tuple[int, int]], value: ir.Value
-) -> ir.Value:
+) -> Any:
     if not axes:
-        return b.op("Expand", value, b.op("Shape", x))  # type: ignore[no-any-return]
+        return b.op("Expand", value, b.op("Shape", x))
     axis, *rest = axes
     start, end = bounds[axis]
     middle = _replaced(b, b.op("Slice", x, [start], [end], [axis]), rest, bounds, value)
@@ -160,7 +179,7 @@ def _replaced(
     stop = size if isinstance(size, int) else _END
     if end < stop:
         parts.append(b.op("Slice", x, [end], [_END], [axis]))
-    return b.op("Concat", *parts, axis=axis) if len(parts) > 1 else middle  # type: ignore[no-any-return]
+    return b.op("Concat", *parts, axis=axis) if len(parts) > 1 else middle
 
 
 # --- joined and taken apart -------------------------------------------------------------------------------
@@ -172,19 +191,19 @@ def _axis(b: Builder, c: Call, default: int, tensor: str = "AxisTensor") -> int:
 
 
 @rule(rules, "concat")
-def _concat(b: Builder, c: Call) -> ir.Value:
+def _concat(b: Builder, c: Call) -> Any:
     parts = c.all("X")
     kinds = {b.dtype(part) for part in parts}
     if len(kinds) > 1:
         raise UnsupportedError("parts of different types")
-    return b.op("Concat", *parts, axis=positive(_axis(b, c, 0), b.rank(parts[0])))  # type: ignore[no-any-return]
+    return b.op("Concat", *parts, axis=positive(_axis(b, c, 0), b.rank(parts[0])))
 
 
 @rule(rules, "stack", out="Y")
-def _stack(b: Builder, c: Call) -> ir.Value:
+def _stack(b: Builder, c: Call) -> Any:
     parts = c.all("X")
     axis = positive(c.integer("axis", 0), b.rank(parts[0]) + 1)
-    return b.op("Concat", *(b.op("Unsqueeze", part, [axis]) for part in parts), axis=axis)  # type: ignore[no-any-return]
+    return b.op("Concat", *(b.op("Unsqueeze", part, [axis]) for part in parts), axis=axis)
 
 
 @rule(rules, "split")
@@ -221,21 +240,21 @@ def _unstack(b: Builder, c: Call) -> dict[str, Any]:
 
 
 @rule(rules, "expand_v2")
-def _expand(b: Builder, c: Call) -> ir.Value:
+def _expand(b: Builder, c: Call) -> Any:
     shape = c.vector(b, "shape", "Shape", "expand_shapes_tensor")
-    return b.op("Expand", c.value("X"), b.op("Max", shape, [1]))  # type: ignore[no-any-return]
+    return b.op("Expand", c.value("X"), b.op("Max", shape, [1]))
 
 
 @rule(rules, "expand_as_v2", "expand_as")
-def _expand_as(b: Builder, c: Call) -> ir.Value:
+def _expand_as(b: Builder, c: Call) -> Any:
     like = c.maybe("Y") if c.op == "expand_as_v2" else c.value("target_tensor")
     shape = b.op("Shape", like) if like is not None else b.op("Max", c.integers("target_shape"), [1])
     c.ignore("target_shape")
-    return b.op("Expand", c.value("X"), shape)  # type: ignore[no-any-return]
+    return b.op("Expand", c.value("X"), shape)
 
 
 @rule(rules, "tile", "expand")
-def _tile(b: Builder, c: Call) -> ir.Value:
+def _tile(b: Builder, c: Call) -> Any:
     x = c.value("X")
     if c.op == "tile":
         times = c.vector(b, "repeat_times", "RepeatTimes", "repeat_times_tensor")
@@ -248,7 +267,7 @@ def _tile(b: Builder, c: Call) -> ir.Value:
         times = b.op("Concat", [1] * (b.rank(x) - count), times, axis=0)
     elif count > b.rank(x):
         x = b.op("Unsqueeze", x, list(range(count - b.rank(x))))
-    return b.op("Tile", x, times)  # type: ignore[no-any-return]
+    return b.op("Tile", x, times)
 
 
 @rule(rules, "broadcast_tensors")
@@ -271,7 +290,7 @@ def _meshgrid(b: Builder, c: Call) -> list[ir.Value]:
 
 
 @rule(rules, "roll")
-def _roll(b: Builder, c: Call) -> ir.Value:
+def _roll(b: Builder, c: Call) -> Any:
     x, shifts, axes = c.value("X"), c.listed(b, "shifts", "ShiftsTensor"), c.integers("axis")
     shape = b.sizes(x)
     y = x if axes else b.reshape(x, [-1])
@@ -285,17 +304,17 @@ def _roll(b: Builder, c: Call) -> ir.Value:
 
 
 @rule(rules, "flip", "reverse")
-def _flip(b: Builder, c: Call) -> ir.Value:
+def _flip(b: Builder, c: Call) -> Any:
     axes = c.integers("axis")
     count = len(axes)
-    return b.op("Slice", c.value("X"), [-1] * count, [-_END] * count, axes, [-1] * count)  # type: ignore[no-any-return]
+    return b.op("Slice", c.value("X"), [-1] * count, [-_END] * count, axes, [-1] * count)
 
 
 @rule(rules, "shape")
-def _shape(b: Builder, c: Call) -> ir.Value:
+def _shape(b: Builder, c: Call) -> Any:
     return b.cast(b.sizes(c.value("Input")), np.int32)
 
 
 @rule(rules, "size")
-def _size(b: Builder, c: Call) -> ir.Value:
-    return b.op("Size", c.value("Input"))  # type: ignore[no-any-return]
+def _size(b: Builder, c: Call) -> Any:
+    return b.op("Size", c.value("Input"))

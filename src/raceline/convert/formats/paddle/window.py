@@ -45,7 +45,7 @@ def padding(c: Call, num_axes: int) -> channels_last.Padding:
 
 
 @rule(rules, "conv2d", "depthwise_conv2d", "conv3d", "conv1d", out="Output")
-def _conv(b: Builder, c: Call) -> ir.Value:
+def _conv(b: Builder, c: Call) -> Any:
     x, weight = c.value("Input"), c.value("Filter")
     num_axes = b.rank(weight) - 2
     last = channels_are_last(c, "data_format")
@@ -80,7 +80,7 @@ def _bias(b: Builder, c: Call) -> ir.Value | None:
 
 
 @rule(rules, "conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose", out="Output")
-def _conv_transpose(b: Builder, c: Call) -> ir.Value:
+def _conv_transpose(b: Builder, c: Call) -> Any:
     x, weight = c.value("Input"), c.value("Filter")
     last = channels_are_last(c, "data_format")
     x = channels_last.channels_first(b, x) if last else x
@@ -125,7 +125,7 @@ def _extra(
 
 
 @rule(rules, "pool2d", "pool3d")
-def _pool(b: Builder, c: Call) -> ir.Value:
+def _pool(b: Builder, c: Call) -> Any:
     x = c.value("X")
     last = channels_are_last(c, "data_format")
     x = channels_last.channels_first(b, x) if last else x
@@ -134,7 +134,7 @@ def _pool(b: Builder, c: Call) -> ir.Value:
     return channels_last.channels_last(b, y) if last else y
 
 
-def _pooled(b: Builder, c: Call, x: ir.Value, largest: bool) -> ir.Value:
+def _pooled(b: Builder, c: Call, x: ir.Value, largest: bool) -> Any:
     num_axes = b.rank(x) - 2
     kernel = c.listed(b, "ksize", tensor="KernelSize")
     strides = c.integers("strides", [1] * num_axes)
@@ -144,16 +144,20 @@ def _pooled(b: Builder, c: Call, x: ir.Value, largest: bool) -> ir.Value:
     if len(kernel) == 1:
         kernel = kernel * num_axes
     if everything or (adaptive and all(k == 1 for k in kernel)):
-        return b.op("GlobalMaxPool" if largest else "GlobalAveragePool", x)  # type: ignore[no-any-return]
+        return b.op("GlobalMaxPool" if largest else "GlobalAveragePool", x)
     if adaptive:
         return _adaptive(b, x, kernel, largest)
     sizes = b.shape(x)[2:]
     pads = channels_last.pads(sizes, kernel, strides, [1] * num_axes, how)
+    around = pads.get("pads")
+    uneven = around is None or around[:num_axes] != around[num_axes:]
+    if not largest and not exclusive and uneven:  # Paddle then takes the padding before for that after
+        raise UnsupportedError("an average that counts padding, with another padding after than before")
     if ceil and "pads" in pads:
         _refuse_empty_windows(sizes, kernel, strides, pads["pads"])
     op = "MaxPool" if largest else "AveragePool"
     include = None if largest else int(not exclusive)
-    return b.op(  # type: ignore[no-any-return]
+    return b.op(
         op, x, kernel_shape=kernel, strides=strides, ceil_mode=int(ceil), count_include_pad=include, **pads
     )
 
@@ -173,7 +177,7 @@ def _refuse_empty_windows(
             raise UnsupportedError("ceil_mode with a window that lies outside the image")
 
 
-def _adaptive(b: Builder, x: ir.Value, wanted: Sequence[int], largest: bool) -> ir.Value:
+def _adaptive(b: Builder, x: ir.Value, wanted: Sequence[int], largest: bool) -> Any:
     """Pooling to a given size: window i of an axis is [floor(i n / k), ceil((i + 1) n / k))."""
     sizes = b.shape(x)[2:]
     if len(wanted) != len(sizes):
@@ -187,7 +191,7 @@ def _adaptive(b: Builder, x: ir.Value, wanted: Sequence[int], largest: bool) -> 
     if all(isinstance(size, int) and size % want == 0 for size, want in zip(sizes, wanted, strict=True)):
         kernel = [int(size or 1) // want for size, want in zip(sizes, wanted, strict=True)]
         op = "MaxPool" if largest else "AveragePool"
-        return b.op(op, x, kernel_shape=kernel, strides=kernel)  # type: ignore[no-any-return]
+        return b.op(op, x, kernel_shape=kernel, strides=kernel)
     for axis, (size, want) in enumerate(zip(sizes, wanted, strict=True), 2):
         if want == 1:
             x = b.op("ReduceMax" if largest else "ReduceMean", x, [axis], keepdims=1)
@@ -202,7 +206,7 @@ def _windows(size: int, count: int) -> list[tuple[int, int]]:
     return [(i * size // count, math.ceil((i + 1) * size / count)) for i in range(count)]
 
 
-def _averages(b: Builder, x: ir.Value, axis: int, size: int, count: int) -> ir.Value:
+def _averages(b: Builder, x: ir.Value, axis: int, size: int, count: int) -> Any:
     weight = np.zeros((size, count), b.dtype(x))
     for i, (start, stop) in enumerate(_windows(size, count)):
         weight[start:stop, i] = 1 / (stop - start)
@@ -210,12 +214,12 @@ def _averages(b: Builder, x: ir.Value, axis: int, size: int, count: int) -> ir.V
     return b.transpose(b.op("MatMul", b.transpose(x, perm), weight), [int(a) for a in np.argsort(perm)])
 
 
-def _largest(b: Builder, x: ir.Value, axis: int, size: int, count: int) -> ir.Value:
+def _largest(b: Builder, x: ir.Value, axis: int, size: int, count: int) -> Any:
     parts = [
         b.op("ReduceMax", b.op("Slice", x, [start], [stop], [axis]), [axis], keepdims=1)
         for start, stop in _windows(size, count)
     ]
-    return b.op("Concat", *parts, axis=axis)  # type: ignore[no-any-return]
+    return b.op("Concat", *parts, axis=axis)
 
 
 @rule(rules, "max_pool2d_with_index", "max_pool3d_with_index")
@@ -223,9 +227,9 @@ def _pool_with_places(b: Builder, c: Call) -> dict[str, Any]:
     """The mask counts within each channel's plane, where ONNX counts within the whole tensor."""
     x = c.value("X")
     num_axes = b.rank(x) - 2
-    kernel, strides = c.integers("ksize"), c.integers("strides", [1] * num_axes)
     if c.flag("adaptive") or c.flag("global_pooling") or c.flag("ceil_mode"):
-        raise UnsupportedError("places of adaptive, global or rounded up pooling")
+        return {"Out": _pooled(b, c, x, largest=True)}  # and no places: who reads them is refused
+    kernel, strides = c.integers("ksize"), c.integers("strides", [1] * num_axes)
     before, after = zip(*explicit(c.integers("paddings", [0] * num_axes), num_axes), strict=True)
     y, places = b.op("MaxPool", x, outputs=2, kernel_shape=kernel, strides=strides, pads=[*before, *after])
     plane = b.op("ReduceProd", b.op("Shape", x, start=2), keepdims=1)
@@ -233,7 +237,7 @@ def _pool_with_places(b: Builder, c: Call) -> dict[str, Any]:
 
 
 @rule(rules, "unfold", out="Y")
-def _unfold(b: Builder, c: Call) -> ir.Value:
+def _unfold(b: Builder, c: Call) -> Any:
     """Patches as columns: a convolution whose filters each copy one element of the window."""
     x = c.value("X")
     channels = b.shape(x)[1]
@@ -246,15 +250,15 @@ def _unfold(b: Builder, c: Call) -> ir.Value:
     weight = np.tile(np.eye(size, dtype=b.dtype(x)).reshape(size, 1, *kernel), (channels, 1, 1, 1))
     y = b.op("Conv", x, weight, group=channels, strides=c.integers("strides"), pads=pads,
              dilations=c.integers("dilations", [1, 1]), kernel_shape=kernel)  # fmt: skip
-    return b.op("Reshape", y, [0, channels * size, -1])  # type: ignore[no-any-return]
+    return b.op("Reshape", y, [0, channels * size, -1])
 
 
 @rule(rules, "deformable_conv", out="Output")
-def _deformable(b: Builder, c: Call) -> ir.Value:
+def _deformable(b: Builder, c: Call) -> Any:
     x, weight, mask = c.value("Input"), c.value("Filter"), c.maybe("Mask")
     pads = explicit(c.integers("paddings", [0, 0]), 2)
     c.ignore("im2col_step")
-    return b.op(  # type: ignore[no-any-return]
+    return b.op(
         "DeformConv", x, weight, c.value("Offset"), None, mask, strides=c.integers("strides", [1, 1]),
         dilations=c.integers("dilations", [1, 1]), group=c.integer("groups", 1),
         offset_group=c.integer("deformable_groups", 1), kernel_shape=_kernel(b, weight),
