@@ -23,13 +23,22 @@ def place(package):
     return Path(spec.submodule_search_locations[0]) / "models"
 
 
+LETTERS = {
+    "R": "11110 10001 10001 11110 10100 10010 10001", "A": "01110 10001 10001 11111 10001 10001 10001",
+    "C": "01111 10000 10000 10000 10000 10000 01111", "E": "11111 10000 10000 11110 10000 10000 11111",
+    "L": "10000 10000 10000 10000 10000 10000 11111", "I": "01110 00100 00100 00100 00100 00100 01110",
+}  # fmt: skip
+
+
 def page(shape, seed):
-    """Strokes on paper, normalised: noise alone drives the detector to where its answer is all rounding."""
+    """A word on paper, normalised: without text the detector's answer is nothing but rounding."""
     generator = np.random.default_rng(seed)
+    word = generator.permutation(list("RACELI"))
+    rows = [" ".join(LETTERS[letter].split()[row] for letter in word) for row in range(7)]
+    bits = np.array([[item == "1" for item in row] for row in rows])
+    ink = np.kron(bits, np.ones((4, 4)))[:, : shape[3] - 8]
     image = np.full(shape, 0.9, np.float32)
-    for _ in range(24):
-        y, x = generator.integers(0, shape[2] - 4), generator.integers(0, shape[3] - 12)
-        image[:, :, y : y + 3, x : x + int(generator.integers(4, 12))] = generator.uniform(-1, -0.5)
+    image[:, :, 8 : 8 + ink.shape[0], 4 : 4 + ink.shape[1]] -= 1.7 * ink.astype(np.float32)
     return image + generator.normal(0, 0.02, shape).astype(np.float32)
 
 
