@@ -1,4 +1,4 @@
-"""Each operator against what PaddlePaddle 2.6.2 computed (tests/fixtures/paddle)."""
+"""Each operator against what PaddlePaddle 2.6.2 and 3.3.1 computed (tests/fixtures/paddle)."""
 
 import io
 import lzma
@@ -10,10 +10,23 @@ import pytest
 from raceline.convert.readers import paddle
 from raceline.ir import run_reference
 
-FIXTURE = Path(__file__).parent.parent / "fixtures/paddle/operators.npz.xz"
-CASES: dict[str, dict] = {}
-for key, array in np.load(io.BytesIO(lzma.decompress(FIXTURE.read_bytes()))).items():
-    CASES.setdefault(key.rpartition("/")[0], {})[key.rpartition("/")[2]] = array
+FOLDER = Path(__file__).parent.parent / "fixtures/paddle"
+
+
+def cases(name):
+    found = {}
+    for key, array in np.load(io.BytesIO(lzma.decompress((FOLDER / name).read_bytes()))).items():
+        found.setdefault(key.rpartition("/")[0], {})[key.rpartition("/")[2]] = array
+    return found
+
+
+OLD = cases("operators.npz.xz")
+NEW = {  # what both versions compute alike is in the file of the older one alone
+    f"{name}_json": {k: a for k, a in OLD[name].items() if not k.startswith("pd")} | entries
+    for name, entries in cases("operators_json.npz.xz").items()
+    if "json" in entries
+}
+CASES: dict[str, dict] = OLD | NEW
 
 
 @pytest.fixture(params=CASES)
@@ -22,8 +35,8 @@ def case(request):
 
 
 def test_it_computes_what_paddle_computes(case, tmp_path):
-    path = tmp_path / "case.pdmodel"
-    for suffix in ("pdmodel", "pdiparams"):
+    path = tmp_path / f"case.{'json' if 'json' in case else 'pdmodel'}"
+    for suffix in ("json", "pdmodel", "pdiparams"):
         if suffix in case:
             path.with_suffix(f".{suffix}").write_bytes(case[suffix].tobytes())
     model = paddle.read(path)

@@ -1,4 +1,4 @@
-"""Read PaddlePaddle inference models (.pdmodel with .pdiparams, or __model__ with __params__) without Paddle."""
+"""Read PaddlePaddle inference models without Paddle: .pdmodel or inference.json with .pdiparams, or __model__."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from raceline.convert.formats.paddle import model, program
+from raceline.convert.formats.paddle import model, pir, program
 from raceline.core.errors import BadModelError
 from raceline.ir import Limits, Model
 
-description = "PaddlePaddle inference models (.pdmodel with its .pdiparams, or their folder)"
+description = (
+    "PaddlePaddle inference models (.pdmodel or inference.json with its .pdiparams, or their folder)"
+)
 extensions = (".pdmodel",)
 extra = ""
 
@@ -24,6 +26,8 @@ def recognises(path: Path) -> bool:
         where = model.program_of(path)
         if not where.is_file():
             return False
+        if where.suffix == ".json":
+            return pir.looks_like_pir(where)
         with where.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return program.looks_like_program(data)
     except (OSError, ValueError, BadModelError):

@@ -168,7 +168,11 @@ def _channels(b: Builder, x: ir.Value, axis: int) -> int:
 def _dropout(b: Builder, c: Call) -> Any:
     """Nothing, or by the older recipe a factor: what was left out in training was not made up for there."""
     x = c.value("X")
-    keep = 1 - c.number("dropout_prob", 0.5)
+    tensor = c.maybe("DropoutProb")
+    share = (
+        c.constant(b, "DropoutProb").reshape(-1)[0] if tensor is not None else c.number("dropout_prob", 0.5)
+    )
+    keep = 1 - float(share)
     c.ignore("axis")
     mode = c.text("dropout_implementation", "downgrade_in_infer", "downgrade_in_infer", "upscale_in_train")
     if not c.flag("is_test", False):

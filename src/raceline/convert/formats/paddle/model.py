@@ -16,6 +16,7 @@ from raceline.convert.formats.paddle import (
     math,
     neural,
     params,
+    pir,
     program,
     quantised,
     select,
@@ -31,7 +32,7 @@ RULES = merged(
     activation.rules, detection.rules, math.rules, neural.rules, quantised.rules, select.rules, shape.rules,
     window.rules,
 )  # fmt: skip
-_PROGRAMS = ("__model__", "inference.pdmodel", "model.pdmodel")
+_PROGRAMS = ("__model__", "inference.pdmodel", "model.pdmodel", "inference.json")
 _WEIGHTS = ("__params__", "params", "weights")
 _WAY_OUT = (
     "Convert the model with paddle2onnx and read its ONNX file, or open an issue with the operator's name."
@@ -49,10 +50,8 @@ def program_of(path: Path) -> Path:
     known = [path / name for name in _PROGRAMS if (path / name).is_file()]
     found = known[:1] or sorted(p for p in path.glob("*.pdmodel") if p.is_file())
     if len(found) != 1:
-        why = f"it has {len(found) or 'no'} program files (.pdmodel, __model__)"
-        new = "Save it with FLAGS_enable_pir_api=0 or as ONNX; a program in JSON is not read."
-        json = (path / "inference.json").is_file()
-        raise BadModelError(f"{path.name} is no Paddle model", why, new if json else "Name the file itself.")
+        why = f"it has {len(found) or 'no'} program files (.pdmodel, __model__, inference.json)"
+        raise BadModelError(f"{path.name} is no Paddle model", why, "Name the file itself.")
     return files.inside(path, found[0].name)
 
 
@@ -64,7 +63,8 @@ def read(path: Path, limits: Limits) -> Model:
         UnsupportedOperatorError: operators that cannot be translated, all of them.
     """
     where = program_of(path)
-    parsed = program.parse(files.content(where, limits), where.name, limits)
+    parse = pir.parse if pir.looks_like_pir(where) else program.parse
+    parsed = parse(files.content(where, limits), where.name, limits)
     if not parsed.blocks:
         raise BadModelError(f"{where.name} is broken", "it has no block")
     main = parsed.blocks[0]
@@ -131,14 +131,17 @@ def _add_outputs(b: Builder, main: program.Block, values: Mapping[str, Any], sou
     for name in names:
         if name not in values or isinstance(values[name], Absent):
             raise BadModelError(f"{source} is broken", f"nothing computes its output {name!r}")
+    fetches = [op for op in main.operators if op.type == "fetch" and "name" in op.attributes]
+    given = {op.inputs["X"][0]: str(op.attributes["name"]) for op in fetches}
     for place, name in enumerate(names):
-        b.output(values[name], name if name not in names[:place] else f"{name}_{place}")
+        title = given.get(name, name)
+        b.output(values[name], title if name not in names[:place] else f"{title}_{place}")
 
 
 def _in_order(main: program.Block, kind: str, slot: str) -> list[str]:
     """Names that feed or fetch operations move, by their column."""
     found = [
-        (int(op.attributes.get("col", 0)), name)
+        (column if isinstance(column := op.attributes.get("col", 0), int) else 0, name)
         for op in main.operators
         if op.type == kind
         for name in (op.inputs if kind == "fetch" else op.outputs).get(slot, ())

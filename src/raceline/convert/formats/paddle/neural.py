@@ -205,6 +205,8 @@ def _pad(b: Builder, c: Call) -> Any:
         raise UnsupportedError("paddings from the last axis on")
     numbers = c.integers("paddings")
     value = b.scalar(c.number("pad_value", 0.0), x)
+    if c.maybe("PadValue") is not None:
+        value = b.cast(b.reshape(c.value("PadValue"), []), b.dtype(x))
     return b.op("Pad", x, [*numbers[::2], *numbers[1::2]], value)
 
 
@@ -241,7 +243,7 @@ def _grid_sampler(b: Builder, c: Call) -> Any:
     mode = c.text("mode", "bilinear", "bilinear", "nearest")
     padding = c.text("padding_mode", "zeros", "zeros", "border", "reflection")
     corners, grid = c.flag("align_corners", True), c.value("Grid")
-    if mode == "nearest":
+    if not c.flag("half_to_even") and mode == "nearest":
         if padding == "reflection":
             raise UnsupportedError("the nearest element behind a reflection")
         grid = _rounded(b, c.value("X"), grid, corners)
@@ -252,7 +254,7 @@ def _grid_sampler(b: Builder, c: Call) -> Any:
 
 
 def _rounded(b: Builder, x: ir.Value, grid: ir.Value, corners: bool) -> Any:
-    """The grid moved onto elements: half way between two Paddle takes the later, ONNX the even one."""
+    """The grid moved onto elements: half way between two, Paddle 2 takes the later, ONNX the even one."""
     size = b.cast(b.op("Shape", x, start=2), np.float32)
     size = b.op("Gather", size, [1, 0])  # the grid's last axis is x, y
     one, half = np.float32(1), np.float32(0.5)

@@ -156,7 +156,7 @@ def parse(data: bytes, source: str, limits: Limits) -> Program:
         )
     try:
         blocks = tuple(_block(block, source, limits) for block in proto.blocks)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise BadModelError(f"{source} is damaged", str(error), _AGAIN) from error
     return Program(blocks, proto.version.version)
 
@@ -164,7 +164,7 @@ def parse(data: bytes, source: str, limits: Limits) -> Program:
 def _block(proto: Any, source: str, limits: Limits) -> Block:
     variables: dict[str, Variable] = {}
     for var in proto.vars:
-        if var.name in variables:
+        if _text(var.name) in variables:
             raise BadModelError(f"{source} is broken", f"two variables are named {var.name[:200]!r}", _AGAIN)
         if len(var.name) > limits.max_name_chars:
             raise BadModelError(f"{source} is broken", "a variable's name is longer than the limit", _AGAIN)
@@ -180,11 +180,18 @@ def _block(proto: Any, source: str, limits: Limits) -> Block:
 
 def _operator(proto: Any) -> Operator:
     return Operator(
-        proto.type,
-        {slot.parameter: tuple(slot.arguments) for slot in proto.inputs},
-        {slot.parameter: tuple(slot.arguments) for slot in proto.outputs},
-        {attr.name: _attribute(attr) for attr in proto.attrs},
+        _text(proto.type),
+        {_text(slot.parameter): tuple(map(_text, slot.arguments)) for slot in proto.inputs},
+        {_text(slot.parameter): tuple(map(_text, slot.arguments)) for slot in proto.outputs},
+        {_text(attr.name): _attribute(attr) for attr in proto.attrs},
     )
+
+
+def _text(found: Any) -> str:
+    """A name; protobuf hands over bytes where it is no UTF-8."""
+    if not isinstance(found, str):
+        raise UnicodeError(f"the name {found[:100]!r} is no text")
+    return found
 
 
 def _attribute(proto: Any) -> Any:

@@ -62,7 +62,9 @@ def _number(text: str, number: float, kind: np.dtype[Any]) -> np.ndarray[Any, An
 def _fill_like(b: Builder, c: Call) -> Any:
     x = c.value("X")
     kind = c.dtype("dtype") or b.dtype(x)
-    return _filled(b, b.sizes(x), b.constant(np.array(c.number("value", 0.0)).astype(kind)))
+    tensor = c.maybe("ValueTensor")
+    number = b.constant(np.array(c.number("value", 0.0)).astype(kind))
+    return _filled(b, b.sizes(x), number if tensor is None else b.cast(b.reshape(tensor, []), kind))
 
 
 @rule(rules, "fill_constant_batch_size_like")
@@ -195,6 +197,8 @@ def _scatter_nd_add(b: Builder, c: Call) -> Any:
 @rule(rules, "arg_max", "arg_min")
 def _arg(b: Builder, c: Call) -> Any:
     x, axis = c.value("X"), c.integer("axis", -1)
+    if c.maybe("AxisTensor") is not None:
+        axis = int(c.constant(b, "AxisTensor").reshape(-1)[0])
     keep, kind = c.flag("keepdims"), c.dtype("dtype", 3) or np.dtype(np.int64)
     if c.flag("flatten"):
         if keep and b.rank(x) > 1:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 rules = Rules()
 _END = int(np.iinfo(np.int64).max)
+_INT32_MIN = int(np.iinfo(np.int32).min)
 
 
 @rule(rules, "reshape", "reshape2")
@@ -116,7 +117,7 @@ def _end(size: int | str | None, end: int, stride: int) -> int:
     """Where a slice ends: backwards -1 stands for "before the first", and not for the last."""
     if stride > 0 or end >= 0:
         return end
-    if end == -1:
+    if end in {-1, _INT32_MIN}:
         return -_END
     if not isinstance(size, int) or end < -size:
         raise UnsupportedError(f"backwards to {end} of {size}")
@@ -138,8 +139,11 @@ def _set_value(b: Builder, c: Call) -> Any:
     x = c.value("Input")
     rank = b.rank(x)
     axes = [positive(axis, rank) for axis in c.integers("axes")]
-    starts, ends = c.listed(b, "starts", "", "StartsTensorList"), c.listed(b, "ends", "", "EndsTensorList")
-    steps = c.listed(b, "steps", "", "StepsTensorList")
+    starts, ends = (
+        c.listed(b, f"{name}s", f"{name.capitalize()}sTensor", f"{name.capitalize()}sTensorList")
+        for name in ("start", "end")
+    )
+    steps = c.listed(b, "steps", "StepsTensor", "StepsTensorList")
     if any(step != 1 for step in steps) or c.integers("none_axes"):
         raise UnsupportedError("steps or new axes")
     decreased = [positive(axis, rank) for axis in c.integers("decrease_axes")]
@@ -210,7 +214,7 @@ def _stack(b: Builder, c: Call) -> Any:
 def _split(b: Builder, c: Call) -> list[ir.Value]:
     x, count = c.value("X"), c.outputs["Out"]
     axis = positive(_axis(b, c, 0), b.rank(x))
-    sections = c.listed(b, "sections", "", "SectionsTensorList")
+    sections = c.listed(b, "sections", "SectionsTensor", "SectionsTensorList")
     num = c.integer("num", 0)
     size = b.shape(x)[axis]
     if sections.count(-1) == 1 and isinstance(size, int):
