@@ -22,6 +22,10 @@ SEEDS = {
     name: (ARRAYS[f"{name}/pdmodel"].tobytes(), b"")
     for name in ("conv_3", "set_value", "nms_0", "resize_like", "index_open", "yolo_box", "split")
 }
+NEW = np.load(io.BytesIO(lzma.decompress((FIXTURE.parent / "operators_json.npz.xz").read_bytes())))
+NEW_SEEDS = [
+    NEW[f"{name}/json"].tobytes() for name in ("conv_3", "resize_like", "split", "index_open", "set_value")
+]
 SMALL = Limits(max_model_bytes=50_000_000)
 
 
@@ -69,6 +73,59 @@ def test_flipped_bytes_never_escape(tmp_path):
 @pytest.mark.slow
 def test_flipped_bytes_never_escape_at_length(tmp_path):
     damage(tmp_path, 5000, 1)
+
+
+def damage_json(folder, count, seed):
+    generator = np.random.default_rng(seed)
+    path = folder / "damaged.json"
+    for number in range(count):
+        data = NEW_SEEDS[number % len(NEW_SEEDS)]
+        if number % 2:
+            data = flipped(data, generator)
+        else:  # another number, which leaves it JSON
+            places = [at for at, byte in enumerate(data) if 48 <= byte < 58]
+            at = places[int(generator.integers(0, len(places)))]
+            data = (
+                data[:at]
+                + generator.choice([b"7", b"99999999999999999999", b"-1", b"null", b'"x"'])
+                + data[at + 1 :]
+            )
+        path.write_bytes(data)
+        survives(path)
+
+
+def test_damaged_json_never_escapes(tmp_path):
+    damage_json(tmp_path, 150, 0)
+
+
+@pytest.mark.slow
+def test_damaged_json_never_escapes_at_length(tmp_path):
+    damage_json(tmp_path, 4000, 1)
+
+
+@pytest.mark.parametrize(
+    "ops",
+    [
+        "7", "[7]", "{}", '[{"#": "p"}]', '[{"#": "1.relu", "A": [], "I": [{"%": 5}], "O": [{"%": 6}]}]',
+        '[{"#": "0.split", "A": [], "I": [{"%": 5}], "O": []}]', "[" * 30_000 + "]" * 30_000,
+        '[{"#": "1.fetch", "A": [], "I": [], "O": []}]',
+    ],
+)  # fmt: skip
+def test_json_that_is_no_program_is_refused(ops, tmp_path):
+    path = tmp_path / "odd.json"
+    head = '{"base_code": {"magic": "pir", "version": 1}, "program": {"regions": [{"blocks": [{"ops": '
+    path.write_text(head + ops + "}]}]}}")
+    assert paddle.recognises(path)
+    with pytest.raises(BadModelError, match=r"odd\.json"):
+        paddle.read(path)
+
+
+def test_what_json_programs_cannot_is_told_at_once(tmp_path):
+    text = NEW["conv_3/json"].tobytes().decode()
+    path = tmp_path / "odd.json"
+    path.write_text(text.replace('"1.conv2d"', '"1.exotic"'))
+    with pytest.raises(UnsupportedOperatorError, match=r"pd_op\.exotic"):
+        paddle.read(path)
 
 
 def test_cut_files_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from raceline.convert.formats.safetensors import architectures, file, pooling
 from raceline.convert.formats.safetensors.weights import Config, Weights
 from raceline.core import plugins
 from raceline.core.errors import BadModelError, RacelineError, UnknownNameError
-from raceline.ir import Limits, Model, Provenance
+from raceline.ir import Limits, Model, Provenance, Values
 from raceline.ir.load import PARSE_FAILURES, root_cause
 
 _NAMES = ("model.safetensors", f"model{file.INDEX}")
@@ -69,7 +70,15 @@ def read(path: Path, architecture: str | None, limits: Limits) -> Model:
 
 
 def _told(model: Model, weights: Weights, arrays: Mapping[str, Any]) -> Model:
-    """The model with what a reader of its provenance should know."""
+    """The model with what a reader of its provenance should know, and the values that a mask takes."""
+    signature = model.signature
+    masked = tuple(
+        replace(spec, values=Values(0, 1, choices=(0, 1), source="graph"))
+        if spec.name == "attention_mask"
+        else spec
+        for spec in signature.inputs
+    )
+    model.signature = replace(signature, inputs=masked)
     kinds = sorted({str(a.dtype) for a in arrays.values() if a.dtype.kind not in "iub"} - {"float32"})
     if kinds:
         model = model.with_step(f"Converted weights from {', '.join(kinds)} to float32.")
