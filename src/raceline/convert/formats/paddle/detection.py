@@ -121,6 +121,89 @@ def _best_of_each(b: Builder, c: Call, scores: ir.Value) -> Any:
     return b.op("Where", b.op("Less", scores, least), np.float32(-np.inf), scores)
 
 
+@rule(rules, "matrix_nms")
+def _matrix_nms(b: Builder, c: Call) -> dict[str, Any]:
+    """Boxes (1, M, 4) and scores (1, C, M) -> rows of class, decayed score, box, by falling score.
+
+    Each score falls with the overlap with better boxes of its class (Wang et al. 2020, SOLOv2, section 3.3).
+    """
+    boxes, scores = c.value("BBoxes"), c.value("Scores")
+    if isinstance(b.shape(boxes)[0], int) and b.shape(boxes)[0] != 1:
+        raise UnsupportedError("several images at once")
+    threshold, final = (
+        np.float32(c.number("score_threshold", 0.0)),
+        np.float32(c.number("post_threshold", 0.0)),
+    )
+    scores, boxes = b.op("Squeeze", _without_background(b, c, scores), [0]), b.op("Squeeze", boxes, [0])
+    most, keep = c.integer("nms_top_k", -1), c.integer("keep_top_k", -1)
+    count = b.op("Shape", scores, start=1, end=2)
+    count = count if most < 0 else b.op("Min", count, [most])
+    best, place = b.op("TopK", scores, count, axis=1, outputs=2)  # (C, K) each
+    overlap = _overlaps(b, b.op("Gather", boxes, place, axis=0), 0 if c.flag("normalized", True) else 1)
+    overlap = b.op("Trilu", overlap, np.array(1, np.int64), upper=1)  # (C, better, worse)
+    own = b.op(
+        "Unsqueeze", b.op("ReduceMax", overlap, [1], keepdims=0), [2]
+    )  # of the better one, with its betters
+    if c.flag("use_gaussian"):
+        square = b.op("Sub", b.op("Mul", own, own), b.op("Mul", overlap, overlap))
+        decay = b.op("Exp", b.op("Mul", square, np.float32(c.number("gaussian_sigma", 2.0))))
+    else:
+        c.ignore("gaussian_sigma")
+        one = np.float32(1)
+        decay = b.op("Div", b.op("Sub", one, overlap), b.op("Sub", one, own))
+    better = b.op(
+        "Trilu", b.op("Expand", np.float32(1), b.op("Shape", overlap)), np.array(1, np.int64), upper=1
+    )
+    decay = b.op("Where", b.op("Greater", better, np.float32(0)), decay, np.float32(1))
+    decayed = b.op("Mul", best, b.op("ReduceMin", decay, [1], keepdims=0))
+    seen = b.op("And", b.op("Greater", best, threshold), b.op("Greater", decayed, final))
+    where = b.op("Squeeze", b.op("NonZero", b.reshape(seen, [-1])), [0])
+    sure = b.op("Gather", b.reshape(decayed, [-1]), where)
+    number: Any = b.op("Shape", sure)
+    number = number if keep < 0 else b.op("Min", number, [keep])
+    sure, order = b.op("TopK", sure, number, outputs=2)
+    where = b.op("Gather", where, order)
+    kind, place = b.op("Div", where, count), b.op("Gather", b.reshape(place, [-1]), where)
+    columns = [b.op("Unsqueeze", part, [1]) for part in (b.cast(kind, np.float32), sure)]
+    rows = b.op("Concat", *columns, b.op("Gather", boxes, place), axis=1)
+    index = b.cast(b.op("Unsqueeze", place, [1]), np.int32)
+    return {"Out": rows, "Index": index, "RoisNum": b.cast(number, np.int32)}
+
+
+def _overlaps(b: Builder, boxes: ir.Value, extra: int) -> Any:
+    """Intersection over union of all pairs of (C, K, 4): (C, K, K)."""
+    edges = b.op("Split", boxes, [1, 1, 1, 1], axis=-1, outputs=4)
+    turned = [b.transpose(edge, [0, 2, 1]) for edge in edges]
+    more = np.float32(extra)
+    sizes: list[Any] = []
+    sides: list[Any] = []
+    for i in (0, 1):
+        low, high = b.op("Max", edges[i], turned[i]), b.op("Min", edges[i + 2], turned[i + 2])
+        apart = b.op("Less", high, low)  # even by less than a pixel
+        sizes.append(b.op("Where", apart, np.float32(0), b.op("Add", b.op("Sub", high, low), more)))
+        sides.append(b.op("Add", b.op("Sub", edges[i + 2], edges[i]), more))
+    area = b.op("Mul", *sides)
+    both = b.op("Mul", *sizes)
+    union = b.op("Sub", b.op("Add", area, b.transpose(area, [0, 2, 1])), both)
+    return b.op("Div", both, union)
+
+
+@rule(rules, "roi_align")
+def _roi_align(b: Builder, c: Call) -> Any:
+    """Regions of one image, averaged to a given size."""
+    x, regions = c.value("X"), c.value("ROIs")
+    if b.shape(x)[0] not in (1, None) and isinstance(b.shape(x)[0], int):
+        raise UnsupportedError("several images at once")
+    image = b.op("Expand", np.array(0, np.int64), b.op("Shape", regions, start=0, end=1))
+    ratio = c.integer("sampling_ratio", -1)
+    return b.op(
+        "RoiAlign", x, regions, image, output_height=c.integer("pooled_height", 1),
+        output_width=c.integer("pooled_width", 1), spatial_scale=c.number("spatial_scale", 1.0),
+        sampling_ratio=max(ratio, 0),
+        coordinate_transformation_mode="half_pixel" if c.flag("aligned") else "output_half_pixel",
+    )  # fmt: skip
+
+
 @rule(rules, "box_coder", out="OutputBox")
 def _box_coder(b: Builder, c: Call) -> Any:
     """Boxes from offsets to prior boxes, `decode_center_size` only."""

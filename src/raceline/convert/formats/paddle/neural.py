@@ -270,6 +270,9 @@ def _rounded(b: Builder, x: ir.Value, grid: ir.Value, corners: bool) -> Any:
 def _embedding(b: Builder, c: Call) -> Any:
     table, ids = c.value("W"), c.value("Ids")
     padding = c.integer("padding_idx", -1)
+    c.ignore(
+        "entry", "entry_config", "trainer_id", "table_names", "height_sections", "epmap", "slot", "sparse"
+    )
     if c.op == "lookup_table" and b.shape(ids)[-1:] == (1,):
         ids = b.op("Squeeze", ids, [-1])
     rows = b.op("Gather", table, ids, axis=0)

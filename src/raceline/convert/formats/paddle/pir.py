@@ -150,6 +150,8 @@ topk top_k_v2 X K > Out Indices
 argsort argsort X > Out Indices
 yolo_box yolo_box X ImgSize > Boxes Scores
 multiclass_nms3 multiclass_nms3 BBoxes Scores RoisNum > Out Index NmsRoisNum
+matrix_nms matrix_nms BBoxes Scores > Out Index RoisNum
+roi_align roi_align X ROIs RoisNum > Out
 box_coder box_coder PriorBox PriorBoxVar TargetBox > OutputBox
 quantize_linear quantize_linear X Scale ZeroPoint InAccum InState > Y OutState OutAccum OutScale
 dequantize_linear dequantize_linear X Scale ZeroPoint InAccum InState > Y OutState OutAccum OutScale
