@@ -264,6 +264,30 @@ def test_every_layout_of_files_is_read(names, tmp_path):
         np.testing.assert_allclose(found["y"], paddle.answer(feeds)["y"], rtol=1e-6)
 
 
+def test_the_file_of_weights_may_be_named(tmp_path):
+    whole, weights = example()
+    path = write(tmp_path, whole.SerializeToString(), b"")
+    (tmp_path / "other").write_bytes(weights)
+    assert paddle.read(path, weights=tmp_path / "other").signature.outputs
+
+
+@pytest.mark.parametrize("kind", ["while", "conditional_block", "write_to_array"])
+def test_what_a_run_decides_is_refused(kind, tmp_path):
+    whole, weights = example()
+    whole.blocks[0].ops[3].type = kind
+    with pytest.raises(UnsupportedOperatorError, match=f"{kind}: branches and loops"):
+        paddle.read(write(tmp_path, whole.SerializeToString(), weights))
+
+
+def test_a_reduction_without_axes_is_over_the_first(tmp_path):
+    whole, weights = example()
+    whole.blocks[0].ops[3].type = "reduce_sum"
+    found = paddle.read(write(tmp_path, whole.SerializeToString(), weights))
+    feeds = {"x": np.float32([[1, 2, 3], [4, 5, 6]])}
+    expected = (feeds["x"] @ model.example_weight() + model.example_bias()).sum(0)
+    np.testing.assert_allclose(run_reference(found, feeds)["y"], expected, rtol=1e-6)
+
+
 def test_folders_without_one_program_are_refused(tmp_path):
     with pytest.raises(BadModelError, match="no program files"):
         paddle.read(tmp_path)

@@ -34,18 +34,19 @@ def recognises(path: Path) -> bool:
         return False
 
 
-def read(path: Path, *, limits: Limits | None = None) -> Model:
+def read(path: Path, *, weights: str | Path | None = None, limits: Limits | None = None) -> Model:
     """Read and translate a model.
 
     Args:
         path: the program's file with its weights beside it, or the folder of both.
+        weights: the file of all weights, where it has another name or place than Paddle gives it.
         limits: what the files may ask of this machine.
 
     Raises:
         BadModelError: a file is absent, damaged or hostile, or both do not belong together.
         UnsupportedOperatorError: operators that cannot be translated, all of them.
     """
-    return model.read(path, limits or Limits())
+    return model.read(path, limits or Limits(), None if weights is None else Path(weights))
 
 
 def example(folder: Path) -> Path:

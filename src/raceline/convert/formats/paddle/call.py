@@ -83,6 +83,10 @@ class Call:
         self._read.add(name)
         return self._attributes.get(name, default)
 
+    def has(self, name: str, *slots: str) -> bool:
+        """Whether an attribute is given, or any of these parameters."""
+        return name in self._attributes or any(self.all(slot) for slot in slots)
+
     def flag(self, name: str, default: bool = False) -> bool:
         """An attribute that is true or false."""
         return bool(self.get(name, default))
@@ -141,6 +145,8 @@ class Call:
 
     def refuse_unread(self) -> None:
         """Refuse the operation if a setting was overlooked that is neither off, zero nor empty."""
+        if self._attributes.get("mkldnn_data_type") == "int8":
+            raise UnsupportedError("8 bits inside oneDNN")
         for name, value in self._attributes.items():
             known = name in self._read or name in _MEANINGLESS or name.startswith(("Scale_", "op_", "__"))
             if not known and not _is_off(value):

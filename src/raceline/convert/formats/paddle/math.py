@@ -250,7 +250,9 @@ _REDUCTIONS = {
 def _reduce(b: Builder, c: Call) -> Any:
     x = c.value("X")
     old, new = ("axis", "keepdim") if c.op == "logsumexp" else ("dim", "keep_dim")
-    axes = c.listed(b, old, tensors="AxisTensorList", tensor="AxisTensor")
+    axes = [0]  # where an old program says nothing
+    if c.has(old, "AxisTensor", "AxisTensorList"):
+        axes = c.listed(b, old, tensors="AxisTensorList", tensor="AxisTensor")
     keep = c.flag(new) or c.flag("keepdim")
     every = c.flag("reduce_all") or not axes or b.rank(x) == 0
     kind = c.dtype("out_dtype")
@@ -267,6 +269,12 @@ def _reduce(b: Builder, c: Call) -> Any:
     where = list(range(b.rank(x))) if every else sorted({positive(axis, b.rank(x)) for axis in axes})
     y = b.op(_REDUCTIONS[c.op], x, where, keepdims=int(keep)) if where else b.op("Identity", x)
     return b.cast(y, kind) if logical else y
+
+
+@rule(rules, "conditional_block", "conditional_block_infer", "while", "select_input", "write_to_array",
+      "read_from_array", "array_to_lod_tensor", "tensor_array_to_tensor", "lod_array_length")  # fmt: skip
+def _control(b: Builder, c: Call) -> Any:
+    raise UnsupportedError("branches and loops that a run decides, and lists of tensors")
 
 
 @rule(rules, "mean")

@@ -55,7 +55,7 @@ def program_of(path: Path) -> Path:
     return files.inside(path, found[0].name)
 
 
-def read(path: Path, limits: Limits) -> Model:
+def read(path: Path, limits: Limits, beside: Path | None = None) -> Model:
     """Read and translate a model.
 
     Raises:
@@ -69,7 +69,7 @@ def read(path: Path, limits: Limits) -> Model:
         raise BadModelError(f"{where.name} is broken", "it has no block")
     main = parsed.blocks[0]
     wanted = params.weights_of(main.variables)
-    weights, used = _weights(where, wanted, limits)
+    weights, used = _weights(where, wanted, limits, beside)
     builder = Builder(where.stem, limits=limits)
     values: dict[str, Any] = {name: builder.constant(array, name) for name, array in weights.items()}
     _add_inputs(builder, main, values, where.name)
@@ -96,11 +96,13 @@ def _producer(version: int) -> str:
 
 
 def _weights(
-    where: Path, wanted: list[program.Variable], limits: Limits
+    where: Path, wanted: list[program.Variable], limits: Limits, given: Path | None
 ) -> tuple[Mapping[str, Any], list[Path]]:
     """The weights, and the files that hold them."""
     if not wanted:
         return {}, []
+    if given is not None:
+        return params.combined(given, wanted, limits), [given]
     names = (f"{where.stem}.pdiparams", *_WEIGHTS) if where.suffix else (*_WEIGHTS, f"{where.name}.pdiparams")
     for name in names:
         beside = where.parent / name

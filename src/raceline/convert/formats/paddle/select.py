@@ -55,7 +55,8 @@ def _number(text: str, number: float, kind: np.dtype[Any]) -> np.ndarray[Any, An
     """The value that the text spells, which has all digits; the number where there is none."""
     if kind.kind in "iu" and text.lstrip("-").isdigit():
         return np.array(int(text), kind)
-    return np.array(float(text) if text else number).astype(kind)
+    with np.errstate(all="ignore"):
+        return np.array(float(text) if text else number).astype(kind)
 
 
 @rule(rules, "fill_any_like", "fill_zeros_like", "fill_zeros_like2")
