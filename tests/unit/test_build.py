@@ -41,6 +41,11 @@ def test_constants_are_computed_and_shared():
     assert not list(b.graph), "nothing of this needs a node"
 
 
+def test_numbers_that_no_integer_holds_are_cast_without_a_warning():
+    b = Builder("m")
+    assert b.array(b.cast(b.constant(np.full(40, np.inf, np.float32)), np.int64)).shape == (40,)
+
+
 def test_what_would_grow_stays_a_node():
     b = Builder("m")
     big = b.op("Expand", np.float32(1), [1000, 1000])
