@@ -332,7 +332,7 @@ class Builder:
             return
         types = {value.name: ir.serde.serialize_value(value).type for value in needed}
         data = {
-            value.name: onnx.numpy_helper.from_array(np.ascontiguousarray(array))
+            value.name: onnx.numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape))
             for value in needed
             if (array := constant(value)) is not None
             and array.size <= MOST_CONSTANT_ELEMENTS

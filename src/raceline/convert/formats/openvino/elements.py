@@ -83,14 +83,15 @@ class Weights:
         if any(dim is None for dim in dims):
             raise BadModelError("a weight has an open shape")
         sizes = [dim for dim in dims if dim is not None]
-        start, length = int(offset), int(size)
+        count, start, length = math.prod(sizes), int(offset), int(size)
         if start < 0 or length < 0 or start + length > len(self._data):
             why = f"bytes {start} to {start + length} of {len(self._data)}"
             raise BadModelError(
                 f"a weight lies outside {self._source}", why, "Copy the .bin file again; it belongs to the .xml."
             )
+        if not count:  # the format gives even these a byte
+            return np.zeros(sizes, np.float32 if element_type == "nf4" else dtype_of(element_type))
         raw = np.frombuffer(self._data[start : start + length], np.uint8)
-        count = math.prod(sizes)
         if element_type in {"u4", "i4", "nf4"}:
             return _nibbles(raw, count, element_type).reshape(sizes)
         if element_type == "u1":
@@ -100,7 +101,7 @@ class Weights:
         _require(length == count * dtype.itemsize, length, count, element_type)
         if start % dtype.itemsize:
             raw = raw.copy()
-        array = raw.view(dtype).reshape(sizes) if count else np.zeros(sizes, dtype)
+        array = raw.view(dtype).reshape(sizes)
         return array != 0 if element_type == "boolean" else array
 
 

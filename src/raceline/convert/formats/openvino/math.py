@@ -175,7 +175,8 @@ def softmax(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 def broadcast_of(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Both operands as ONNX broadcasts them, whatever way the layer names."""
     mode = word(node, "auto_broadcast", "numpy", ("numpy", "none", "pdpd"))
-    axis = int(text(node, "axis", "-1")) if mode == "pdpd" else -1
+    named = "auto_broadcast.auto_broadcast_axis"
+    axis = int(text(node, "axis" if "axis" in node.attributes else named, "-1"))
     if mode != "pdpd":
         return x, y
     rank, own = b.rank(x), b.rank(y)
@@ -392,7 +393,7 @@ def stft(
     b: Builder, node: SourceNode, x: ir.Value, window: ir.Value, size: ir.Value, step: ir.Value
 ) -> ir.Value:
     """Fourier transforms of frames; the window lies in the middle of a longer frame."""
-    frames_first = flag(node, "transpose_frames", False)
+    bins_first = flag(node, "transpose_frames", False)
     (length,) = (int(n) for n in fixed(b, size, "frame size").reshape(-1))
     (hop,) = (int(n) for n in fixed(b, step, "frame step").reshape(-1))
     (taps,) = (n for n in b.shape(window) if isinstance(n, int))
@@ -400,11 +401,11 @@ def stft(
         before = (length - taps) // 2
         window = b.op("Pad", window, [before, length - taps - before], b.scalar(0, window))
     one = b.rank(x) == 1
-    signal = b.op("Unsqueeze", x, [0]) if one else x
+    signal = b.op("Unsqueeze", x, [0, -1] if one else [-1])
     found = b.op(
         "STFT", signal, b.constant(np.array(hop)), window, b.constant(np.array(length)), onesided=1
     )  # (batch, frames, bins, 2)
-    if not frames_first:
+    if bins_first:
         found = b.transpose(found, [0, 2, 1, 3])
     return b.op("Squeeze", found, [0]) if one else found
 

@@ -5,7 +5,7 @@ Format: https://docs.openvino.ai, "OpenVINO IR format", versions 10 and 11.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from raceline.convert.formats.openvino.markup import Element
 from raceline.core.errors import BadModelError
@@ -61,14 +61,22 @@ class Layer:
 
 @dataclass
 class Net:
-    """Layers, each after those that it reads."""
+    """A network, or the body of a loop.
+
+    Attributes:
+        name: the file's.
+        layers: each after those that it reads.
+        places: identity -> place in the file, which orders inputs and outputs.
+    """
 
     name: str
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[Layer]
+    places: dict[str, int]
 
     def of_type(self, kind: str) -> list[Layer]:
         """The layers of one operation, in the file's order."""
-        return [layer for layer in self.layers if layer.type == kind]
+        found = [layer for layer in self.layers if layer.type == kind]
+        return sorted(found, key=lambda layer: self.places[layer.id])
 
 
 def net_of(element: Element, source: str) -> Net:
@@ -86,7 +94,8 @@ def net_of(element: Element, source: str) -> Net:
     if not layers:
         raise BadModelError(f"{source} is broken", "it has no layers", "Export it again.")
     _connect(element, layers, source)
-    return Net(element.attributes.get("name", ""), _sorted(layers, source))
+    places = {key: place for place, key in enumerate(layers)}
+    return Net(element.attributes.get("name", ""), _sorted(layers, source), places)
 
 
 def _layer(item: Element, source: str) -> Layer:
