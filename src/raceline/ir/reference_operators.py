@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from raceline.ir import reference_kernels as kernels
+from raceline.ir.reference_loop import loop_operator
 from raceline.ir.reference_recurrent import ACTIVATIONS, recurrent
 
 Outputs = tuple[Any, ...]
@@ -49,7 +50,7 @@ def replacements() -> list[Any]:
         "Softmax": _softmax,
         "Upsample": _upsample,
     }
-    return [_operator(name, function) for name, function in functions.items()]
+    return [*(_operator(name, function) for name, function in functions.items()), loop_operator()]
 
 
 def _operator(name: str, function: Callable[..., Outputs]) -> Any:

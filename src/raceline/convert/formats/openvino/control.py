@@ -166,9 +166,9 @@ def _is_endless(b: Builder, trips: ir.Value) -> bool:
     return array is not None and int(array.reshape(-1)[0]) < 0
 
 
-def _scalar_bool(b: Builder, start: ir.Value | None) -> ir.Value | None:
+def _scalar_bool(b: Builder, start: ir.Value | None) -> ir.Value:
     if start is None:
-        return None
+        return b.constant(np.array(True))
     return b.op("Reshape", b.cast(start, bool), np.zeros(0, np.int64))
 
 

@@ -126,8 +126,8 @@ def roi_align(b: Builder, node: SourceNode, x: ir.Value, rois: ir.Value, batch: 
     aligned = word(
         node, "aligned_mode", "asymmetric", ("asymmetric", "half_pixel_for_nn", "half_pixel")
     )
-    if aligned == "half_pixel_for_nn":
-        raise UnsupportedError("aligned_mode=half_pixel_for_nn")
+    if aligned == "half_pixel":  # half an element before the scale and back after it
+        rois = b.op("Add", rois, b.scalar(0.5, rois))
     mode = word(node, "mode", "avg", ("avg", "max"))
     if mode == "max":
         raise UnsupportedError("mode=max")  # engines disagree on what is the maximum of
@@ -135,7 +135,7 @@ def roi_align(b: Builder, node: SourceNode, x: ir.Value, rois: ir.Value, batch: 
         "RoiAlign", x, rois, b.cast(batch, np.int64), mode=mode,
         output_height=integer(node, "pooled_h"), output_width=integer(node, "pooled_w"),
         sampling_ratio=integer(node, "sampling_ratio"), spatial_scale=number(node, "spatial_scale"),
-        coordinate_transformation_mode="half_pixel" if aligned == "half_pixel" else "output_half_pixel",
+        coordinate_transformation_mode="output_half_pixel" if aligned == "asymmetric" else "half_pixel",
     )  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def _batched(b: Builder, x: ir.Value, indices: ir.Value, axis: int, batch: int) 
 @rules("GatherElements")
 def gather_elements(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value) -> ir.Value:
     """One element for each index."""
-    return b.op("GatherElements", x, as_int64(b, indices), axis=integer(node, "axis"))
+    return b.op("GatherElements", x, as_int64(b, indices), axis=integer(node, "axis") % b.rank(x))
 
 
 @rules("GatherND")
@@ -158,7 +158,7 @@ def search_sorted(b: Builder, node: SourceNode, edges: ir.Value, x: ir.Value) ->
 @rules("TopK")
 def top_k(b: Builder, node: SourceNode, x: ir.Value, count: ir.Value) -> Any:
     """The largest or smallest elements, ordered by value, by place or not at all."""
-    axis = integer(node, "axis")
+    axis = integer(node, "axis") % b.rank(x)
     largest = word(node, "mode", "max", ("max", "min")) == "max"
     order = word(node, "sort", "value", ("value", "index", "none"))
     skip(node, "index_element_type", "stable")
@@ -245,7 +245,7 @@ def _ends(
     masks: dict[str, list[bool]],
     stride: list[int],
 ) -> tuple[Any, Any]:
-    """Starts and stops; a mask of 0 opens an end, an axis that goes has one element."""
+    """Starts and stops; a mask of 1 opens an end, an axis that goes has one element."""
     known = b.array(begin), b.array(end)
     if known[0] is not None and known[1] is not None:
         starts, stops = [], []
@@ -254,8 +254,8 @@ def _ends(
             if masks["shrink_axis"][i]:
                 last = first + 1 if first != -1 else 2**62
             else:
-                first = first if masks["begin"][i] else (0 if stride[i] > 0 else 2**62)
-                last = last if masks["end"][i] else (2**62 if stride[i] > 0 else -(2**62))
+                first = (0 if stride[i] > 0 else 2**62) if masks["begin"][i] else first
+                last = (2**62 if stride[i] > 0 else -(2**62)) if masks["end"][i] else last
             starts.append(first)
             stops.append(last)
         return starts, stops
@@ -266,7 +266,7 @@ def _ends(
         after = b.op("Where", b.op("Equal", after, [0]), [2**62], after)
         picked[1] = b.op("Where", goes, after, picked[1])
     for side, key in ((0, "begin"), (1, "end")):
-        is_open = np.array([not masks[key][i] and not masks["shrink_axis"][i] for i in entries])
+        is_open = np.array([masks[key][i] and not masks["shrink_axis"][i] for i in entries])
         if is_open.any():
             forward, backward = ((0, 2**62), (2**62, -(2**62)))[side]
             fill = np.array([forward if stride[i] > 0 else backward for i in entries], np.int64)

@@ -132,7 +132,7 @@ def _to_shape(
         else:
             total = max(0, full - wanted[axis])
             small, large = total // 2, total - total // 2
-            before, after = (small, large) if auto == "same_upper" else (large, small)
+            before, after = (large, small) if auto == "same_upper" else (small, large)
         begin.append(before)
         end.append(after)
         more.append(extra[axis] + wanted[axis] - (full - before - after))
@@ -228,31 +228,11 @@ def avg_pool(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
         ends = _ceil_ends(b.shape(x)[2:], kernel, strides, dilations, (begin, end), torch)
         if ends is None:
             raise UnsupportedError(f"rounding_type={rounding} on axes of open size")
-        if ends != list(end) and not exclude:
-            return _cut_average(b, x, kernel, strides, dilations, begin, end, ends)
+        exclude = exclude or not any([*begin, *end])  # without padding, what lies beyond never counts
         pads = {"pads": [*begin, *ends]}
     return b.op(
         "AveragePool", x, kernel_shape=kernel, strides=strides, count_include_pad=int(not exclude),
         dilations=dilations, **pads,
-    )  # fmt: skip
-
-
-def _cut_average(
-    b: Builder,
-    x: ir.Value,
-    kernel: list[int],
-    strides: list[int],
-    dilations: list[int],
-    begin: list[int],
-    end: list[int],
-    ends: list[int],
-) -> ir.Value:
-    """Average over windows that count padding but not what lies beyond it: padding is made explicit first."""
-    padded = b.op("Pad", x, [0, 0, *begin, 0, 0, *end], b.scalar(0, x))
-    beyond = [more - own for more, own in zip(ends, end, strict=True)]
-    return b.op(
-        "AveragePool", padded, kernel_shape=kernel, strides=strides, dilations=dilations,
-        pads=[*([0] * len(kernel)), *beyond], count_include_pad=0,
     )  # fmt: skip
 
 

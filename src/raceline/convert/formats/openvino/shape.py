@@ -396,8 +396,8 @@ def reorg(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
         raise UnsupportedError("unequal strides")
     s = steps[0]
     n, c, h, w = sizes(b, x, "input")
-    whole = b.reshape(x, [n, h // s, c, s, w // s, s])  # memory as Darknet sees it: rows before channels
-    moved = b.transpose(whole, [0, 3, 5, 1, 2, 4])
+    blocks_of_rows = b.reshape(x, [n, c // (s * s), h, s, w, s])  # memory as if the picture were larger
+    moved = b.transpose(blocks_of_rows, [0, 3, 5, 1, 2, 4])
     return b.reshape(moved, [n, c * s * s, h // s, w // s])
 
 
