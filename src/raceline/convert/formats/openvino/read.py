@@ -71,7 +71,11 @@ def _translate(b: Builder, net: Net, context: Context) -> None:
     taken: set[str] = set()
     parameters = {}
     for layer in net.of_type("Parameter"):
-        parameters[layer.id] = add_input(b, layer, _unique(_input_name(layer), taken))
+        try:
+            parameters[layer.id] = add_input(b, layer, _unique(_input_name(layer), taken))
+        except BadModelError as error:
+            what = f"{context.source}: input {layer.name[:100]!r}: {error.what}"
+            raise BadModelError(what, error.why, error.next_step) from error
     results = run_net(b, net, parameters, context)
     layers = {layer.id: layer for layer in net.layers}
     for layer in net.of_type("Result"):
