@@ -45,6 +45,7 @@ test-slow: check
 
 protos: $(VENV)/.all
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/serve/kserve_v2.binpb protos/kserve_v2.proto
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/convert/formats/coreml/coreml.binpb protos/coreml.proto
 
 clean:
 	rm -rf $(VENV) build out

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.convert.build import Builder
+from raceline.convert.declared import as_declared
 from raceline.convert.formats.openvino.elements import Weights, dtype_of_precision
-from raceline.convert.formats.openvino.net import Layer
+from raceline.convert.formats.openvino.net import Layer, Port
 from raceline.convert.lower import Rule, SourceNode, UnsupportedError
-from raceline.core.errors import BadModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -193,37 +193,10 @@ def checked(rule: Rule) -> Rule:
     return strict
 
 
-def _declared(b: Builder, value: Any, port: Any) -> Any:
-    """A result, once it fits the declaration; integer types follow it, and unknown shapes learn from it."""
+def _declared(b: Builder, value: Any, port: Port) -> Any:
+    """A result, once it fits its port."""
     import onnx_ir as ir
 
     if not isinstance(value, ir.Value):
         return value
-    wanted = dtype_of_precision(port.precision)
-    if wanted is not None and value.dtype is not None and wanted != b.dtype(value):
-        if {wanted.kind, b.dtype(value).kind} - set("iu"):
-            what = f"it gives {b.dtype(value).name}, and the file declares {wanted.name}"
-            raise BadModelError("an element type contradicts the file", what)
-        value = b.cast(value, wanted)
-    return _declared_shape(value, port)
-
-
-def _declared_shape(value: ir.Value, port: Any) -> ir.Value:
-    import onnx_ir as ir
-
-    if not port.precision:
-        return value
-    if value.shape is None:
-        value.shape = ir.Shape(port.dims)
-        return value
-    seen = [dim if isinstance(dim, int) else None for dim in value.shape]
-    pairs = list(zip(seen, port.dims, strict=False))
-    if len(seen) != len(port.dims) or any(a != b for a, b in pairs if a is not None and b is not None):
-        what = f"it gives {seen}, and the file declares {list(port.dims)}"
-        raise BadModelError("a shape contradicts the file", what, "Export the model again.")
-    if value.producer() is not None and any(a is None and b is not None for a, b in pairs):
-        named = value.shape
-        value.shape = ir.Shape(
-            [b if a is None and b is not None else dim for (a, b), dim in zip(pairs, named, strict=True)]
-        )
-    return value
+    return as_declared(b, value, dtype_of_precision(port.precision), port.dims if port.precision else None)
