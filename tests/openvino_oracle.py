@@ -14,7 +14,9 @@ CORE = ov.Core()
 
 def saved(folder, results, parameters, *, fp16=False):
     """The path of the model with these results and parameters."""
-    flat = [output for node in results for output in (node.outputs() if isinstance(node, ov.Node) else [node])]
+    flat = [
+        output for node in results for output in (node.outputs() if isinstance(node, ov.Node) else [node])
+    ]
     model = ov.Model(flat, parameters, "m")
     path = folder / "m.xml"
     if fp16:
@@ -59,7 +61,12 @@ def compare(folder, build, *arrays, opened=False, tolerance=1e-5, fp16=False, or
     found = list(by_onnxruntime(model, feeds) if ort else run_reference(model, feeds).values())
     assert len(found) == len(expected)
     for got, want in zip(found, expected, strict=True):
-        assert got.dtype == want.dtype and got.shape == want.shape, (got.dtype, got.shape, want.dtype, want.shape)
+        assert got.dtype == want.dtype and got.shape == want.shape, (
+            got.dtype,
+            got.shape,
+            want.dtype,
+            want.shape,
+        )
         if want.dtype.kind == "f":
             finite = np.abs(want[np.isfinite(want)])
             scale = float(finite.max()) if finite.size else 1.0

@@ -17,7 +17,9 @@ TOLERANCE = {"ppocr_det": 5e-4}
 COMPRESSED = {"magika", "ppocr_cls", "ppocr_rec", "silero_vad_static"}
 
 
-@pytest.mark.parametrize("name", [carried.name for carried in _models.CARRIED if carried.name != "silero_vad"])
+@pytest.mark.parametrize(
+    "name", [carried.name for carried in _models.CARRIED if carried.name != "silero_vad"]
+)
 def test_a_pretrained_network(tmp_path, name):
     if name not in CASES:
         pytest.skip(f"{name}: {_models.INSTALL}")

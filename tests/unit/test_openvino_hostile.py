@@ -133,7 +133,7 @@ def flipped(text, rng):
         if kind == 0:
             data[place] = rng.integers(0, 256)
         elif kind == 1:
-            data[place] = rng.choice(list(b"0123456789-,.?<>\"/ "))
+            data[place] = rng.choice(list(b'0123456789-,.?<>"/ '))
         else:
             del data[place : place + int(rng.integers(1, 30))]
     return bytes(data)

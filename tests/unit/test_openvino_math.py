@@ -61,7 +61,9 @@ def test_numbers_that_are_none(tmp_path, build):
 
 @pytest.mark.parametrize("mode", ["half_to_even", "half_away_from_zero"])
 def test_rounding(tmp_path, mode):
-    numbers = np.concatenate([UNUSUAL[3:-1], X.reshape(-1)])  # OpenVINO is wrong on the last, next to one half
+    numbers = np.concatenate(
+        [UNUSUAL[3:-1], X.reshape(-1)]
+    )  # OpenVINO is wrong on the last, next to one half
     compare(tmp_path, lambda x: opset13.round(x, mode), numbers)
 
 
@@ -141,7 +143,9 @@ def test_division_of_whole_numbers(tmp_path):
         np.testing.assert_array_equal(found, expected.astype(np.int32))
 
 
-@pytest.mark.parametrize("axis, shape", [(1, (3,)), (1, (3, 4)), (0, (2, 3)), (-1, (4, 5)), (2, (4,)), (3, (5,))])
+@pytest.mark.parametrize(
+    "axis, shape", [(1, (3,)), (1, (3, 4)), (0, (2, 3)), (-1, (4, 5)), (2, (4,)), (3, (5,))]
+)
 def test_the_other_broadcast(tmp_path, axis, shape):
     y = RNG.normal(size=shape).astype(np.float32)
     path = with_broadcast(tmp_path, y, axis)
@@ -227,13 +231,17 @@ COMPLEX = RNG.normal(size=(3, 8, 6, 2)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", ["dft", "idft"])
-@pytest.mark.parametrize("axes, sizes", [([1], None), ([0, 1], None), ([-1], None), ([1], [5]), ([1, 2], [10, -1])])
+@pytest.mark.parametrize(
+    "axes, sizes", [([1], None), ([0, 1], None), ([-1], None), ([1], [5]), ([1, 2], [10, -1])]
+)
 def test_fourier_of_complex_numbers(tmp_path, name, axes, sizes):
     more = () if sizes is None else (c(sizes),)
     compare(tmp_path, lambda x: getattr(o, name)(x, c(axes), *more), COMPLEX)
 
 
-@pytest.mark.parametrize("axes, sizes", [([1], None), ([0, 1], None), ([2], None), ([1], [5]), ([2, 1], [6, 7])])
+@pytest.mark.parametrize(
+    "axes, sizes", [([1], None), ([0, 1], None), ([2], None), ([1], [5]), ([2, 1], [6, 7])]
+)
 def test_fourier_of_real_numbers(tmp_path, axes, sizes):
     more = () if sizes is None else (c(sizes),)
     compare(tmp_path, lambda x: o.rdft(x, c(axes), *more), COMPLEX[..., 0])

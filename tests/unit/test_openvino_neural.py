@@ -138,7 +138,13 @@ def test_resizing(tmp_path, mode, place, size):
     scales = c([1.0, 1.0], np.float32)
     compare(tmp_path, lambda x: opset10.interpolate(x, c(size), scales, *settings, False, -0.75, c([2, 3])), X,
             tolerance=1e-4, ort=True)  # fmt: skip
-    compare(tmp_path, lambda x: opset11.interpolate(x, c(size), *settings, False, -0.75, c([2, 3])), X, tolerance=1e-4, ort=True)
+    compare(
+        tmp_path,
+        lambda x: opset11.interpolate(x, c(size), *settings, False, -0.75, c([2, 3])),
+        X,
+        tolerance=1e-4,
+        ort=True,
+    )
 
 
 @pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple"])
@@ -155,7 +161,13 @@ def test_resizing_by_scales(tmp_path, mode, scale):
     settings = (mode, "scales", [0, 0], [0, 0], "half_pixel", "round_prefer_floor")
     scales = c(scale, np.float32)
     sizes = c([int(11 * scale[0]), int(9 * scale[1])])
-    compare(tmp_path, lambda x: opset10.interpolate(x, sizes, scales, *settings, False, -0.75, c([2, 3])), X, tolerance=1e-4, ort=True)
+    compare(
+        tmp_path,
+        lambda x: opset10.interpolate(x, sizes, scales, *settings, False, -0.75, c([2, 3])),
+        X,
+        tolerance=1e-4,
+        ort=True,
+    )
     for opened in (False, True):
         compare(tmp_path, lambda x: opset11.interpolate(x, scales, *settings, False, -0.75, c([2, 3])), X,
                 tolerance=1e-4, opened=opened, ort=True)  # fmt: skip
@@ -176,18 +188,14 @@ def test_sampling(tmp_path, align, mode, padding):
 def test_regions(tmp_path, aligned, ratio):
     rois = np.array([[0, 0, 8, 8], [2.3, 1.1, 6.5, 9.7], [4, 4, 15, 14]], np.float32)
     batch = np.array([0, 1, 1], np.int64)
-    compare(
-        tmp_path, lambda x, r, i: o.roi_align(x, r, i, 3, 2, ratio, 0.5, "avg", aligned), X, rois, batch
-    )
+    compare(tmp_path, lambda x, r, i: o.roi_align(x, r, i, 3, 2, ratio, 0.5, "avg", aligned), X, rois, batch)
 
 
 @pytest.mark.parametrize("softmax", [True, False])
 def test_yolo_regions(tmp_path, softmax):
     x = f(1, 3 * 8, 5, 4)
     anchors = [10.0, 14.0, 23.0, 27.0, 37.0, 58.0]
-    compare(
-        tmp_path, lambda v: o.region_yolo(v, 4, 3, 3, softmax, [0, 1, 2], 1, 3, anchors), x
-    )
+    compare(tmp_path, lambda v: o.region_yolo(v, 4, 3, 3, softmax, [0, 1, 2], 1, 3, anchors), x)
 
 
 def test_yolo_reorganisation(tmp_path):
@@ -315,7 +323,9 @@ def test_fake_quantised_weights_are_whole_numbers(tmp_path):
     model = reader.read(path)
     kinds = [node.op_type for node in model.program.graph]
     assert kinds.count("DequantizeLinear") == 2 and kinds.count("QuantizeLinear") == 1
-    assert {t.dtype.name for t in model.program.graph.initializers.values() if t.const_value.size == 216} == {"INT8"}
+    assert {t.dtype.name for t in model.program.graph.initializers.values() if t.const_value.size == 216} == {
+        "INT8"
+    }
     (found,) = run_reference(model, {"in0": X}).values()
     near(found, answers(path, [X])[0], 0.1)
 
@@ -337,7 +347,11 @@ def test_weights_in_few_bits(tmp_path, dtype, grouping, zero):
 
     def packed(array):
         kinds = {"i4": ov.Type.i4, "u4": ov.Type.u4}
-        return ov.op.Constant(kinds[dtype], ov.Shape(list(array.shape)), array.reshape(-1).tolist()) if bits == 4 else o.constant(array)
+        return (
+            ov.op.Constant(kinds[dtype], ov.Shape(list(array.shape)), array.reshape(-1).tolist())
+            if bits == 4
+            else o.constant(array)
+        )
 
     def build(x):
         value = o.convert(packed(whole), "f16")

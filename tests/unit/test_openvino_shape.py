@@ -49,13 +49,17 @@ def c(value, dtype=np.int64):
         lambda x: o.shape_of(x, "i64"),
         lambda x: o.depth_to_space(opset1.reshape(x, c([2, 12, 2, 5]), False), "blocks_first", 2),
         lambda x: o.depth_to_space(opset1.reshape(x, c([2, 12, 2, 5]), False), "depth_first", 2),
-        lambda x: o.depth_to_space(opset1.reshape(x, c([2, 16, 3, 5, 1]), False), "blocks_first", 2)
-        if X.size == 480
-        else o.relu(x),
+        lambda x: (
+            o.depth_to_space(opset1.reshape(x, c([2, 16, 3, 5, 1]), False), "blocks_first", 2)
+            if X.size == 480
+            else o.relu(x)
+        ),
         lambda x: o.shuffle_channels(x, 1, 3),
         lambda x: o.shuffle_channels(x, -2, 2),
         lambda x: opset1.reverse_sequence(x, c([3, 6]), 0, 1),
-        lambda x: opset1.reverse_sequence(x, c([1, 2, 3, 4, 5, 2, 1][:4]) if False else c([4, 2, 3, 1, 2, 4]), 1, 2),
+        lambda x: opset1.reverse_sequence(
+            x, c([1, 2, 3, 4, 5, 2, 1][:4]) if False else c([4, 2, 3, 1, 2, 4]), 1, 2
+        ),
         lambda x: o.roll(x, c([2, -1]), c([1, 3])),
         lambda x: o.pad(x, c([0, 1, 2, 0]), c([1, 0, 1, 2]), "constant", c(1.5, np.float32)),
         lambda x: o.pad(x, c([0, 1, 2, 0]), c([1, 0, 1, 2]), "edge"),
@@ -69,7 +73,11 @@ def c(value, dtype=np.int64):
         lambda x: o.space_to_depth(x, "blocks_first", 1),
         lambda x: o.space_to_depth(o.reshape(x, c([2, 5, 4, 6]), False), "blocks_first", 2),
         lambda x: o.space_to_depth(o.reshape(x, c([2, 5, 4, 6]), False), "depth_first", 2),
-        lambda x: [o.relu(x), o.range(c(1), c(9), c(2), "i64"), o.range(c(5), c(-1), c(-1.5, np.float32), "f32")],
+        lambda x: [
+            o.relu(x),
+            o.range(c(1), c(9), c(2), "i64"),
+            o.range(c(5), c(-1), c(-1.5, np.float32), "f32"),
+        ],
         lambda x: [o.relu(x), o.eye(c(3), c(4), c(1), "f32"), o.eye(c(2), c(2), c(0), "i32", c([2]))],
         lambda x: o.non_zero(o.greater(x, c(0.5, np.float32)), "i32"),
         lambda x: o.bucketize(x, c([-1.0, 0, 0.5], np.float32), "i32", True),
@@ -89,7 +97,9 @@ def c(value, dtype=np.int64):
         lambda x: opset8.gather_nd(x, c(np.zeros((2, 6, 1), int)), 2),
         lambda x: o.scatter_update(x, c([3, 1]), c(X[:, :2] * 2, np.float32), c(1)),
         lambda x: o.scatter_update(x, c([[0], [2]]), c(f(2, 6, 2, 1, 5), np.float32), c(2)),
-        lambda x: o.scatter_elements_update(x, c(np.argsort(X[:, :, :2], 1)), c(f(2, 6, 2, 5), np.float32), c(1)),
+        lambda x: o.scatter_elements_update(
+            x, c(np.argsort(X[:, :, :2], 1)), c(f(2, 6, 2, 5), np.float32), c(1)
+        ),
         lambda x: opset12.scatter_elements_update(
             x, c(np.argsort(X[:, :, :2], 1)), c(f(2, 6, 2, 5), np.float32), c(1), "sum"
         ),
@@ -150,7 +160,11 @@ def test_one_hot(tmp_path, axis):
 
 
 def test_columns_and_order(tmp_path):
-    compare(tmp_path, lambda x: opset15.col2im(x, c([6, 7]), c([2, 3]), [1, 2], [1, 1], [0, 1], [1, 0]), f(2, 18, 18))
+    compare(
+        tmp_path,
+        lambda x: opset15.col2im(x, c([6, 7]), c([2, 3]), [1, 2], [1, 1], [0, 1], [1, 0]),
+        f(2, 18, 18),
+    )
     for right in (True, False):
         edges = np.sort(RNG.integers(0, 9, (2, 7)), -1).astype(np.float32)
         values = RNG.integers(0, 9, (2, 4)).astype(np.float32)
@@ -171,9 +185,7 @@ def test_non_maximum_suppression(tmp_path, module, encoding, ordered):
 
     def build(b, s):
         more = [c(6), c(0.3, np.float32), c(0.2, np.float32)]
-        node = module.non_max_suppression(
-            b, s, *more, box_encoding=encoding, sort_result_descending=ordered
-        )
+        node = module.non_max_suppression(b, s, *more, box_encoding=encoding, sort_result_descending=ordered)
         return node.outputs()
 
     parameters = parameters_for([boxes, scores])
@@ -282,7 +294,13 @@ def test_all_that_is_not_supported_is_told_at_once(tmp_path):
     def build(x):
         one = o.random_uniform(c([2, 3]), c(0.0, np.float32), c(1.0, np.float32), "f32")
         two = o.interpolate(x, c([8, 10]), "linear", "sizes", [0, 0], [0, 0], antialias=True, axes=c([2, 3]))
-        return [one, two, o.ctc_greedy_decoder(o.transpose(x, c([2, 0, 1, 3]))[0:1] if False else f(3, 2, 5), c(np.ones((3, 2)), np.float32))]
+        return [
+            one,
+            two,
+            o.ctc_greedy_decoder(
+                o.transpose(x, c([2, 0, 1, 3]))[0:1] if False else f(3, 2, 5), c(np.ones((3, 2)), np.float32)
+            ),
+        ]
 
     parameters = parameters_for([X])
     path = saved(tmp_path, build(*parameters), parameters)

@@ -37,7 +37,9 @@ def loop_operator() -> Any:
                 rows.append(row)
             count += 1
         declared = self.body.proto_.output[1 + len(state) :]
-        stacks = [np.stack(rows) if rows else _nothing(info) for rows, info in zip(scanned, declared, strict=True)]
+        stacks = [
+            np.stack(rows) if rows else _nothing(info) for rows, info in zip(scanned, declared, strict=True)
+        ]
         return (*state, *stacks)
 
     return type("Loop", (Original,), {"op_domain": "", "_run": _run})

@@ -19,7 +19,9 @@ extensions = (".xml",)
 extra = ""
 
 _HEAD_BYTES = 4096
-_NET = re.compile(rb"^(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*<net\s[^>]*\bversion=", re.DOTALL)
+_NET = re.compile(
+    rb"^(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*<net\s[^>]*\bversion=", re.DOTALL
+)
 
 
 def recognises(path: Path) -> bool:

@@ -26,11 +26,13 @@ class Call:
         b: receives the nodes.
         op: the operation.
         node: the source's node; its attributes hold the message.
+        scope: all values that the operation and its blocks read, by name.
     """
 
     def __init__(self, b: Builder, node: SourceNode, arguments: Mapping[str, Sequence[Any]]) -> None:
         self.b, self.op, self.node = b, node.op, node
         self._arguments = arguments
+        self.scope: Mapping[str, Any] = {}
         self._asked: set[str] = set()
 
     def has(self, name: str) -> bool:
@@ -129,6 +131,7 @@ def checked(rule: CallRule) -> Rule:
             for name, items in node.attributes["arguments"].items()
         }
         call = Call(b, node, arguments)
+        call.scope = given
         result = rule(call)
         if rest := call.rest():
             raise UnsupportedError(f"argument {', '.join(rest)[:100]}")

@@ -16,7 +16,9 @@ rules = Rules()
 _PADS = ("valid", "same", "same_lower", "custom")
 
 
-def _pads(c: Call, spatial: list[Any], kernel: list[int], strides: list[int], dilations: list[int]) -> dict[str, Any]:
+def _pads(
+    c: Call, spatial: list[Any], kernel: list[int], strides: list[int], dilations: list[int]
+) -> dict[str, Any]:
     """ONNX's padding attributes; `same` has the odd element at the end."""
     kind = c.word("pad_type", "valid", _PADS)
     given = c.ints("pad", [0] * (2 * len(kernel)))
@@ -359,5 +361,3 @@ def _answers(c: Call, results: tuple[ir.Value, ...], both: bool, units: int) -> 
         moved = c.b.transpose(y, [0, 2, 1, 3])  # (time, batch, directions, units)
         return c.b.op("Reshape", moved, [0, 0, units * (2 if both else 1)]), *ends
     return c.b.op("Unsqueeze", ends[0], [0]), *ends
-
-

@@ -84,13 +84,17 @@ def model_file(path: Path, limits: Limits) -> Path:
         return path
     manifest = inside(path, _MANIFEST)
     if manifest.stat().st_size > _MOST_MANIFEST_BYTES:
-        raise BadModelError(f"{path.name} is refused", f"{_MANIFEST} is larger than {_MOST_MANIFEST_BYTES} bytes")
+        raise BadModelError(
+            f"{path.name} is refused", f"{_MANIFEST} is larger than {_MOST_MANIFEST_BYTES} bytes"
+        )
     try:
         table = json.loads(content(manifest, limits))
         entry = table["itemInfoEntries"][table["rootModelIdentifier"]]
         return inside(path / "Data", str(entry["path"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadModelError(f"{path.name} is broken", f"{_MANIFEST}: {type(error).__name__} {error}") from error
+        raise BadModelError(
+            f"{path.name} is broken", f"{_MANIFEST}: {type(error).__name__} {error}"
+        ) from error
 
 
 def load(path: Path, limits: Limits) -> Source:

@@ -11,22 +11,24 @@ import numpy as np
 
 from raceline.convert.build import Builder
 from raceline.convert.files import sha256
-from raceline.convert.formats.coreml import math, neural, shape
+from raceline.convert.formats.coreml import control, math, neural, shape
 from raceline.convert.formats.coreml.call import checked
+from raceline.convert.formats.coreml.nodes import Context, run_block
 from raceline.convert.formats.coreml.package import Source, load
-from raceline.convert.formats.coreml.values import constant, type_of
-from raceline.convert.lower import Rule, SourceNode, lower, merged
+from raceline.convert.formats.coreml.values import type_of
+from raceline.convert.lower import Rule, merged
 from raceline.core.errors import BadModelError
 from raceline.ir import Limits, Model, Provenance
 
-WAY_OUT = "Convert the model again without these operations, or read it in the format that it was made from."
 _COLOURS = {10: "grayscale", 20: "RGB", 30: "BGR", 40: "grayscale, 16 bits"}
 
 
 @cache
 def table() -> Mapping[str, Rule]:
     """Operation -> rule."""
-    return {op: checked(rule) for op, rule in merged(math.rules, neural.rules, shape.rules).items()}
+    return {
+        op: checked(rule) for op, rule in merged(control.rules, math.rules, neural.rules, shape.rules).items()
+    }
 
 
 def read_program(path: Path, limits: Limits) -> Model:
@@ -40,12 +42,13 @@ def read_program(path: Path, limits: Limits) -> Model:
     block, function = _main(source)
     b = Builder(path.stem[: limits.max_name_chars], limits=limits)
     if len(block.operations) > limits.max_nodes:
-        raise BadModelError(f"{source.name} is too large", f"it has more than the limit of {limits.max_nodes} nodes")
+        raise BadModelError(
+            f"{source.name} is too large", f"it has more than the limit of {limits.max_nodes} nodes"
+        )
     values: dict[str, Any] = {}
     for item in function.inputs:
         values[item.name] = _input(b, item, source)
-    nodes = _nodes(block, source, values)
-    lower(b, nodes, table(), values, source=source.name, way_out=WAY_OUT)
+    run_block(b, block, Context(source, table()), values)
     for name in block.outputs:
         if name not in values or isinstance(values[name], str | list):
             raise BadModelError(f"{source.name} is broken", f"nothing writes the output {name[:100]!r}")
@@ -53,7 +56,10 @@ def read_program(path: Path, limits: Limits) -> Model:
         b.output(b.constant(value) if isinstance(value, np.ndarray) else value, name)
     model = b.model(
         Provenance(
-            source=path.name, source_format="coreml", source_sha256=sha256(source.files), producer=_producer(source)
+            source=path.name,
+            source_format="coreml",
+            source_sha256=sha256(source.files),
+            producer=_producer(source),
         )
     )
     for step in _steps(source):
@@ -69,76 +75,24 @@ def _main(source: Source) -> tuple[Any, Any]:
         raise BadModelError(f"{source.name} is broken", f"it has no function {wanted[:100]!r}")
     function = program.functions[wanted]
     if function.opset not in function.block_specializations:
-        raise BadModelError(f"{source.name} is broken", f"function {wanted[:100]!r} has no block of its opset")
+        raise BadModelError(
+            f"{source.name} is broken", f"function {wanted[:100]!r} has no block of its opset"
+        )
     return function.block_specializations[function.opset], function
 
 
 def _input(b: Builder, item: Any, source: Source) -> Any:
     if item.type.WhichOneof("type") == "stateType":
         raise BadModelError(
-            f"{source.name} keeps state between calls", f"in {item.name[:100]!r}", "Convert it without states."
+            f"{source.name} keeps state between calls",
+            f"in {item.name[:100]!r}",
+            "Convert it without states.",
         )
     try:
         dtype, dims = type_of(item.type)
     except BadModelError as error:
         raise BadModelError(f"{source.name}: input {item.name[:100]!r}: {error.what}", error.why) from error
     return b.input(item.name, dtype, dims)
-
-
-def _nodes(block: Any, source: Source, values: dict[str, Any]) -> list[SourceNode]:
-    """Operations in order; constants go into `values` at once."""
-    nodes = []
-    written = set(values)
-    for operation in block.operations:
-        name = _name(operation)
-        for output in operation.outputs:
-            if output.name in written:
-                raise BadModelError(f"{source.name} is broken", f"{output.name[:100]!r} is written twice")
-            written.add(output.name)
-        try:
-            if operation.type == "const":
-                (output,) = operation.outputs
-                values[output.name] = constant(operation.attributes["val"], source)
-            else:
-                nodes.append(_node(operation, name, source))
-        except BadModelError as error:
-            what = f"{source.name}: {operation.type[:60]} {name[:100]!r}: {error.what}"
-            raise BadModelError(what, error.why, error.next_step) from error
-        except (ValueError, OverflowError) as error:
-            raise BadModelError(f"{source.name}: {operation.type[:60]} {name[:100]!r}", str(error)) from error
-    return nodes
-
-
-def _name(operation: Any) -> str:
-    return operation.outputs[0].name if operation.outputs else ""
-
-
-def _node(operation: Any, name: str, source: Source) -> SourceNode:
-    """An operation as the rules see it: names, and constants that stand among the arguments."""
-    arguments: dict[str, list[Any]] = {}
-    inputs: list[str] = []
-    given = dict(operation.inputs)
-    for key, value in operation.attributes.items():  # constant operations have their arguments here
-        if key != "name" and operation.type.startswith("constexpr_"):
-            arguments[key] = [(constant(value, source),)]
-    for key, argument in sorted(given.items()):
-        items: list[Any] = []
-        for binding in argument.arguments:
-            if binding.WhichOneof("binding") == "name":
-                items.append(binding.name)
-                inputs.append(binding.name)
-            else:
-                found = constant(binding.value, source)
-                items += [(item,) for item in found] if isinstance(found, list) else [(found,)]
-        arguments[key] = items
-    blocks = f" with {len(operation.blocks)} blocks" if operation.blocks else ""
-    return SourceNode(
-        op=f"{operation.type}{blocks}",
-        name=name,
-        inputs=tuple(dict.fromkeys(inputs)),
-        outputs=tuple(output.name for output in operation.outputs),
-        attributes={"arguments": arguments, "outputs": operation.outputs},
-    )
 
 
 def _producer(source: Source) -> str:

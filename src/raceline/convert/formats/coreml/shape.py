@@ -329,7 +329,9 @@ def blockwise(c: Call) -> Any:
     own = [axis for axis, size in enumerate(scale.shape) if size != 1]
     fits = data.dtype in _FOUR_OR_EIGHT_BITS and (offset is None or offset.dtype == data.dtype)
     if fits and not own:
-        return c.b.op("DequantizeLinear", data, scale.reshape(()), None if offset is None else offset.reshape(()))
+        return c.b.op(
+            "DequantizeLinear", data, scale.reshape(()), None if offset is None else offset.reshape(())
+        )
     if fits and len(own) == 1 and block[own[0]] == 1:
         flat = None if offset is None else offset.reshape(-1)
         return c.b.op("DequantizeLinear", data, scale.reshape(-1), flat, axis=own[0])

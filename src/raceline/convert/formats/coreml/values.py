@@ -126,7 +126,9 @@ def _blob(value: Any, source: Source) -> Array:
 
 def _outside(place: Any, length: int) -> BadModelError:
     return BadModelError(
-        f"a weight lies outside {place.fileName[:200]}", f"at {place.offset} of {length} bytes", "Copy it again."
+        f"a weight lies outside {place.fileName[:200]}",
+        f"at {place.offset} of {length} bytes",
+        "Copy it again.",
     )
 
 

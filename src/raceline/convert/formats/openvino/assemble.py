@@ -56,7 +56,9 @@ def _node(layer: Layer, read: set[str], context: Context) -> SourceNode:
     standard = layer.version.startswith("opset") or not layer.version
     names = [f"{layer.id}:{port.id}" for port in layer.outputs]
     return SourceNode(
-        op=layer.type if standard or layer.version.startswith("ie_internal") else f"{layer.type} ({layer.version})",
+        op=layer.type
+        if standard or layer.version.startswith("ie_internal")
+        else f"{layer.type} ({layer.version})",
         name=layer.name,
         inputs=tuple(":".join(source) for source in layer.sources),
         outputs=tuple(name if name in read else "" for name in names),

@@ -306,7 +306,14 @@ def read_value(b: Builder, node: SourceNode, initial: ir.Value | None = None) ->
     dtype, shape = _port_type(port)
     if initial is not None and any(dim is None for dim in shape) and initial.shape is not None:
         seen = b.shape(initial)
-        shape = [s if s is not None else d if isinstance(d, int) else None for s, d in zip(shape, seen, strict=True)] if len(seen) == len(shape) else shape
+        shape = (
+            [
+                s if s is not None else d if isinstance(d, int) else None
+                for s, d in zip(shape, seen, strict=True)
+            ]
+            if len(seen) == len(shape)
+            else shape
+        )
     context.steps.append(
         f"Variable {name!r} is an input now, and its next value an output: keep it between calls."
     )

@@ -87,7 +87,9 @@ class Weights:
         if start < 0 or length < 0 or start + length > len(self._data):
             why = f"bytes {start} to {start + length} of {len(self._data)}"
             raise BadModelError(
-                f"a weight lies outside {self._source}", why, "Copy the .bin file again; it belongs to the .xml."
+                f"a weight lies outside {self._source}",
+                why,
+                "Copy the .bin file again; it belongs to the .xml.",
             )
         if not count:  # the format gives even these a byte
             return np.zeros(sizes, np.float32 if element_type == "nf4" else dtype_of(element_type))

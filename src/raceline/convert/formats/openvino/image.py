@@ -123,9 +123,7 @@ def grid_sample(b: Builder, node: SourceNode, x: ir.Value, grid: ir.Value) -> ir
 @rules("ROIAlign")
 def roi_align(b: Builder, node: SourceNode, x: ir.Value, rois: ir.Value, batch: ir.Value) -> ir.Value:
     """Regions as pictures of one size, by bilinear samples."""
-    aligned = word(
-        node, "aligned_mode", "asymmetric", ("asymmetric", "half_pixel_for_nn", "half_pixel")
-    )
+    aligned = word(node, "aligned_mode", "asymmetric", ("asymmetric", "half_pixel_for_nn", "half_pixel"))
     if aligned == "half_pixel":  # half an element before the scale and back after it
         rois = b.op("Add", rois, b.scalar(0.5, rois))
     mode = word(node, "mode", "avg", ("avg", "max"))
@@ -231,11 +229,7 @@ def _prior_shapes(node: SourceNode) -> list[tuple[float, float]]:
             ratios += [ratio, 1 / ratio] if flip else [ratio]
     shapes = []
     for index, size in enumerate(least):
-        stretched = [
-            (size * math.sqrt(r), size / math.sqrt(r)) for r in ratios if abs(r - 1) > 1e-6
-        ]
+        stretched = [(size * math.sqrt(r), size / math.sqrt(r)) for r in ratios if abs(r - 1) > 1e-6]
         mean = [(math.sqrt(size * greatest[index]),) * 2] if index < len(greatest) else []
         shapes += [(size, size), *mean, *stretched] if order else [(size, size), *stretched, *mean]
     return shapes
-
-

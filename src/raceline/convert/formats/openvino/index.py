@@ -98,9 +98,7 @@ def scatter_update(
     indices = as_int64(b, indices)
     order = [*range(along, along + own), *range(along), *range(along + own, b.rank(updates))]
     moved_x = b.transpose(x, [along, *(a for a in range(rank) if a != along)])
-    written = b.op(
-        "ScatterND", moved_x, b.op("Unsqueeze", indices, [own]), b.transpose(updates, order)
-    )
+    written = b.op("ScatterND", moved_x, b.op("Unsqueeze", indices, [own]), b.transpose(updates, order))
     return b.transpose(written, [*range(1, along + 1), 0, *range(along + 1, rank)])
 
 
@@ -113,9 +111,7 @@ def scatter_elements(
     kind = word(node, "reduction", "none", _REDUCTIONS)
     if not flag(node, "use_init_val", True) and kind != "none":
         raise UnsupportedError("use_init_val=false")
-    return b.op(
-        "ScatterElements", x, as_int64(b, indices), updates, axis=along, reduction=_REDUCTIONS[kind]
-    )
+    return b.op("ScatterElements", x, as_int64(b, indices), updates, axis=along, reduction=_REDUCTIONS[kind])
 
 
 @rules("ScatterNDUpdate")
@@ -162,9 +158,7 @@ def top_k(b: Builder, node: SourceNode, x: ir.Value, count: ir.Value) -> Any:
     largest = word(node, "mode", "max", ("max", "min")) == "max"
     order = word(node, "sort", "value", ("value", "index", "none"))
     skip(node, "index_element_type", "stable")
-    values, places = b.op(
-        "TopK", x, as_list(b, count), axis=axis, largest=int(largest), sorted=1, outputs=2
-    )
+    values, places = b.op("TopK", x, as_list(b, count), axis=axis, largest=int(largest), sorted=1, outputs=2)
     if order == "index":
         places, _ = b.op("TopK", places, as_list(b, count), axis=axis, largest=0, sorted=1, outputs=2)
         values = b.op("GatherElements", x, places, axis=axis)
@@ -208,7 +202,14 @@ def strided_slice(
     axes = [axis for _, axis in plan["slices"]]
     if axes:
         starts, stops = _ends(b, begin, end, given, masks, stride)
-        x = b.op("Slice", x, starts, stops, axes, [stride[entry] if not masks["shrink_axis"][entry] else 1 for entry in given])
+        x = b.op(
+            "Slice",
+            x,
+            starts,
+            stops,
+            axes,
+            [stride[entry] if not masks["shrink_axis"][entry] else 1 for entry in given],
+        )
     if plan["shrink"]:
         x = b.op("Squeeze", x, plan["shrink"])
     return b.op("Unsqueeze", x, plan["new"]) if plan["new"] else x
@@ -290,7 +291,9 @@ def slice_(
 
 
 @rules("NonMaxSuppression")
-def non_max_suppression(b: Builder, node: SourceNode, boxes: ir.Value, scores: ir.Value, *more: ir.Value) -> Any:
+def non_max_suppression(
+    b: Builder, node: SourceNode, boxes: ir.Value, scores: ir.Value, *more: ir.Value
+) -> Any:
     """Best boxes that do not overlap: (batch, class, box), their scores, and how many."""
     centre = word(node, "box_encoding", "corner", ("corner", "center")) == "center"
     ordered = flag(node, "sort_result_descending", True)

@@ -13,10 +13,7 @@ from raceline.convert.formats.openvino.settings import (
     as_list,
     fixed,
     flag,
-
     number,
-
-
     text,
     word,
 )
@@ -346,7 +343,9 @@ def dft(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value, sizes: ir.Val
 
 
 @rules("RDFT")
-def rdft(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value, sizes: ir.Value | None = None) -> ir.Value:
+def rdft(
+    b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value, sizes: ir.Value | None = None
+) -> ir.Value:
     """Fourier transform of real numbers: the last of the axes keeps the half that is not mirrored."""
     where = _transform_axes(b, b.rank(x), axes)
     lengths = _lengths(b, where, sizes)
@@ -408,5 +407,3 @@ def stft(
     if bins_first:
         found = b.transpose(found, [0, 2, 1, 3])
     return b.op("Squeeze", found, [0]) if one else found
-
-

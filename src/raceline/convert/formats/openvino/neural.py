@@ -144,7 +144,12 @@ def _to_shape(
 
 @rules("DeformableConvolution")
 def deformable_convolution(
-    b: Builder, node: SourceNode, x: ir.Value, offsets: ir.Value, weight: ir.Value, mask: ir.Value | None = None
+    b: Builder,
+    node: SourceNode,
+    x: ir.Value,
+    offsets: ir.Value,
+    weight: ir.Value,
+    mask: ir.Value | None = None,
 ) -> ir.Value:
     """A convolution whose samples are moved by offsets."""
     kernel = sizes(b, weight, "weights")[2:]
@@ -220,7 +225,9 @@ def avg_pool(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
     """Mean of each window."""
     kernel = ints(node, "kernel")
     strides, dilations, begin, end, auto = _window(node, len(kernel))
-    exclude = flag(node, "exclude-pad", True) if "exclude-pad" in node.attributes else flag(node, "exclude_pad")
+    exclude = (
+        flag(node, "exclude-pad", True) if "exclude-pad" in node.attributes else flag(node, "exclude_pad")
+    )
     rounding = word(node, "rounding_type", "floor", ("floor", "ceil", "ceil_torch"))
     pads = _padding(b.shape(x)[2:], kernel, strides, dilations, begin, end, auto)
     if rounding != "floor" and auto == "explicit":
@@ -388,7 +395,12 @@ def attention(
 def _lower_triangle(b: Builder, query: ir.Value, key: ir.Value) -> ir.Value:
     """Whether query i may look at key j: j <= i."""
     rows, columns = (
-        b.op("Range", b.constant(np.array(0)), b.op("Squeeze", b.op("Shape", v, start=-2, end=-1), [0]), b.constant(np.array(1)))
+        b.op(
+            "Range",
+            b.constant(np.array(0)),
+            b.op("Squeeze", b.op("Shape", v, start=-2, end=-1), [0]),
+            b.constant(np.array(1)),
+        )
         for v in (query, key)
     )
     return b.op("GreaterOrEqual", b.op("Unsqueeze", rows, [1]), b.op("Unsqueeze", columns, [0]))

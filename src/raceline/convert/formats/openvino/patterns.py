@@ -36,9 +36,7 @@ def with_compressed(nodes: list[SourceNode], kept: Collection[str]) -> list[Sour
     return [replaced.get(id(node), node) for node in nodes if id(node) not in dropped]
 
 
-def _chain(
-    node: SourceNode, makers: dict[str, SourceNode]
-) -> tuple[SourceNode, list[SourceNode]] | None:
+def _chain(node: SourceNode, makers: dict[str, SourceNode]) -> tuple[SourceNode, list[SourceNode]] | None:
     """The merged node, and the nodes between it and the constants."""
     top = makers.get(node.inputs[0])
     scale = _constant(node.inputs[1], makers)

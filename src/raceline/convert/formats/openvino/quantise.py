@@ -24,7 +24,13 @@ _WHOLE = 1e-3  # how far from a whole number a zero point may be; OpenVINO's own
 
 @rules("FakeQuantize")
 def fake_quantize(
-    b: Builder, node: SourceNode, x: ir.Value, in_low: ir.Value, in_high: ir.Value, out_low: ir.Value, out_high: ir.Value
+    b: Builder,
+    node: SourceNode,
+    x: ir.Value,
+    in_low: ir.Value,
+    in_high: ir.Value,
+    out_low: ir.Value,
+    out_high: ir.Value,
 ) -> ir.Value:
     """Round to levels: as QDQ where that is the same, else by the operation's definition."""
     levels = integer(node, "levels")
@@ -41,7 +47,13 @@ def fake_quantize(
 
 
 def _by_definition(
-    b: Builder, x: ir.Value, levels: int, in_low: ir.Value, in_high: ir.Value, out_low: ir.Value, out_high: ir.Value
+    b: Builder,
+    x: ir.Value,
+    levels: int,
+    in_low: ir.Value,
+    in_high: ir.Value,
+    out_low: ir.Value,
+    out_high: ir.Value,
 ) -> ir.Value:
     """Round((clip(x) - low) / (high - low) (levels - 1)) / (levels - 1) (high' - low') + low'."""
     steps = b.scalar(levels - 1, x)
@@ -68,7 +80,11 @@ def _as_qdq(
     scale_out = (out_high.astype(np.float64) - out_low) / (levels - 1)
     zeros = np.broadcast_arrays(-in_low / scale_in, -out_low / scale_out)
     zero = np.round(zeros[0])
-    if any((np.abs(item - zero) > _WHOLE).any() for item in zeros) or zero.min() < 0 or zero.max() > levels - 1:
+    if (
+        any((np.abs(item - zero) > _WHOLE).any() for item in zeros)
+        or zero.min() < 0
+        or zero.max() > levels - 1
+    ):
         return None
     signed = bool((zero >= levels // 2 - 1).all() and (zero <= levels // 2 + 1).all())
     shift = 128 if signed and levels == 256 else 127 if signed and levels == 255 else 0
@@ -113,7 +129,9 @@ def _axis_of(b: Builder, x: ir.Value, *ends: Array) -> int | None:
         if end.ndim > rank:
             return None
         found |= {rank - end.ndim + axis for axis, size in enumerate(end.shape) if size != 1}
-    if len(found) > 1 or any(not isinstance(b.shape(x)[axis], int) or b.shape(x)[axis] == 1 for axis in found):
+    if len(found) > 1 or any(
+        not isinstance(b.shape(x)[axis], int) or b.shape(x)[axis] == 1 for axis in found
+    ):
         return None
     return next(iter(found), -1)
 
@@ -126,7 +144,11 @@ def compressed(
     dtype = dtype_of(node.attributes["destination_type"])
     whole, factor = fixed(b, weight, "weight"), fixed(b, scale, "scale")
     point = None if zero is None else fixed(b, zero, "zero point")
-    found = _dequantized(b, whole, factor, point) if dtype in {np.dtype(np.float32), np.dtype(np.float16)} else None
+    found = (
+        _dequantized(b, whole, factor, point)
+        if dtype in {np.dtype(np.float32), np.dtype(np.float16)}
+        else None
+    )
     if found is None:
         shifted = whole.astype(np.float32) - (0 if point is None else point.astype(np.float32))
         return b.constant((shifted * factor.astype(np.float32)).astype(dtype))
@@ -143,14 +165,18 @@ def _dequantized(b: Builder, whole: Array, factor: Array, point: Array | None) -
     factor = factor.astype(np.float32)
     if point is not None:
         own = np.round(point.astype(np.float32))
-        if (own != point.astype(np.float32)).any() or (own.astype(whole.dtype).astype(np.float32) != own).any():
+        if (own != point.astype(np.float32)).any() or (
+            own.astype(whole.dtype).astype(np.float32) != own
+        ).any():
             return None
         point = np.broadcast_to(own, factor.shape).astype(whole.dtype) if own.size <= factor.size else None
         if point is None:
             return None
     axes = [axis for axis, size in enumerate(factor.shape) if size != 1]
     if not axes:
-        return b.op("DequantizeLinear", whole, factor.reshape(()), None if point is None else point.reshape(()))
+        return b.op(
+            "DequantizeLinear", whole, factor.reshape(()), None if point is None else point.reshape(())
+        )
     if len(axes) == 1:
         flat = None if point is None else point.reshape(-1)
         return b.op("DequantizeLinear", whole, factor.reshape(-1), flat, axis=axes[0])
@@ -171,10 +197,10 @@ def _blocked(b: Builder, whole: Array, factor: Array, point: Array | None) -> ir
 
 
 @rules("FakeConvert")
-def fake_convert(b: Builder, node: SourceNode, x: ir.Value, scale: ir.Value, shift: ir.Value | None = None) -> ir.Value:
+def fake_convert(
+    b: Builder, node: SourceNode, x: ir.Value, scale: ir.Value, shift: ir.Value | None = None
+) -> ir.Value:
     """Through a type of 8 bits and back."""
     name = word(node, "destination_type", "f8e4m3", ("f8e4m3", "f8e5m2"))
     del b, x, scale, shift
     raise UnsupportedError(f"to {name}")
-
-

@@ -39,7 +39,9 @@ def read_ir(path: Path, limits: Limits) -> Model:
     weights, files = _weights(path, len(data), limits)
     net = net_of(root, path.name)
     if len(net.layers) > limits.max_nodes:
-        raise BadModelError(f"{path.name} is too large", f"it has more than the limit of {limits.max_nodes} nodes")
+        raise BadModelError(
+            f"{path.name} is too large", f"it has more than the limit of {limits.max_nodes} nodes"
+        )
     builder = Builder(net.name[: limits.max_name_chars] or path.stem, limits=limits)
     context = Context(path.name, weights, table())
     try:

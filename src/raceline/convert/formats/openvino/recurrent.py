@@ -196,5 +196,3 @@ def rnn_cell(
     weights = [b.op("Unsqueeze", value, [0]) for value in (w, r, bias)]
     weights[2] = _both_biases(b, weights[2])
     return _cell(b, "RNN", x, [hidden], weights, _settings(node, ["tanh"], 1))
-
-

@@ -16,7 +16,6 @@ from raceline.convert.formats.openvino.settings import (
     flag,
     integer,
     ints,
-
     settings,
     sizes,
     skip,
@@ -159,7 +158,11 @@ def broadcast(
             return b.op("Expand", x, shape)
         if places != sorted(places):
             raise UnsupportedError("axes out of order")
-        x = b.op("Unsqueeze", x, [axis for axis in range(rank) if axis not in places]) if rank > len(places) else x
+        x = (
+            b.op("Unsqueeze", x, [axis for axis in range(rank) if axis not in places])
+            if rank > len(places)
+            else x
+        )
     return b.op("Expand", x, shape)
 
 
@@ -288,9 +291,7 @@ def reverse_sequence(b: Builder, node: SourceNode, x: ir.Value, lengths: ir.Valu
     batch, time = integer(node, "batch_axis", 0) % rank, integer(node, "seq_axis", 1) % rank
     order = [batch, time, *(axis for axis in range(rank) if axis not in {batch, time})]
     back = [order.index(axis) for axis in range(rank)]
-    moved = b.op(
-        "ReverseSequence", b.transpose(x, order), as_int64(b, lengths), batch_axis=0, time_axis=1
-    )
+    moved = b.op("ReverseSequence", b.transpose(x, order), as_int64(b, lengths), batch_axis=0, time_axis=1)
     return b.transpose(moved, back)
 
 
@@ -406,5 +407,3 @@ def random_uniform(b: Builder, node: SourceNode, *_: ir.Value) -> ir.Value:
     """Refused: each run would give something else, so that nothing could be verified."""
     skip(node, *node.attributes)
     raise UnsupportedError("results that differ from run to run")
-
-
