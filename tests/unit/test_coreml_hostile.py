@@ -32,7 +32,8 @@ def refused(package, match, **limits):
 
 
 @pytest.mark.parametrize(
-    "path", ["../../secret.mlmodel", "/etc/passwd", "com.apple.CoreML/absent", "com.apple.CoreML", "a\0b", "link"]
+    "path",
+    ["../../secret.mlmodel", "/etc/passwd", "com.apple.CoreML/absent", "com.apple.CoreML", "a\0b", "link"],
 )
 def test_a_manifest_that_leads_elsewhere_is_refused(tmp_path, package, path):
     (tmp_path / "secret.mlmodel").write_bytes((package / MESSAGE).read_bytes())
@@ -154,7 +155,9 @@ def test_messages_cut_anywhere(package):
         tried(package, data[:stop])
 
 
-@pytest.mark.parametrize("seed, rounds", [*((s, 100) for s in range(3)), pytest.param(9, 5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seed, rounds", [*((s, 100) for s in range(3)), pytest.param(9, 5000, marks=pytest.mark.slow)]
+)
 def test_random_damage(package, seed, rounds):
     data = (package / MESSAGE).read_bytes()
     rng = np.random.default_rng(seed)

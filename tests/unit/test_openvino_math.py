@@ -11,8 +11,8 @@ from raceline.ir import run_reference
 RNG = np.random.default_rng(0)
 X = (RNG.normal(size=(2, 3, 4, 5)) * 3).astype(np.float32)
 Y = (RNG.normal(size=(2, 3, 4, 5)) * 3).astype(np.float32)
-I = RNG.integers(-9, 9, (2, 3, 4, 5)).astype(np.int32)
-J = np.where(I == 0, 3, I[::-1, ::-1].copy() * 2 + 1).astype(np.int32)
+WHOLE = RNG.integers(-9, 9, (2, 3, 4, 5)).astype(np.int32)
+DIVISORS = np.where(WHOLE == 0, 3, WHOLE[::-1, ::-1].copy() * 2 + 1).astype(np.int32)
 B = RNG.integers(0, 2, (2, 3, 4)).astype(bool)
 o = opset13
 
@@ -111,9 +111,9 @@ BINARY = (
 
 
 @pytest.mark.parametrize("name", BINARY)
-@pytest.mark.parametrize("pair", [(X, Y), (X, Y[0, :, :1]), (Y[:1, :, :, 0:1], X), (I, J)])
+@pytest.mark.parametrize("pair", [(X, Y), (X, Y[0, :, :1]), (Y[:1, :, :, 0:1], X), (WHOLE, DIVISORS)])
 def test_binary(tmp_path, name, pair):
-    if name == "divide" and pair[0] is I:
+    if name == "divide" and pair[0] is WHOLE:
         pytest.skip("has a test of its own")
     compare(tmp_path, getattr(o, name), *pair)
 
@@ -125,21 +125,21 @@ def test_powers_and_logic(tmp_path):
         compare(tmp_path, getattr(o, name), B, B[:, ::-1].copy())
     compare(tmp_path, o.logical_not, B)
     for name in ("bitwise_and", "bitwise_or", "bitwise_xor"):
-        compare(tmp_path, getattr(o, name), I, J)
-    compare(tmp_path, o.bitwise_not, I)
-    shift = np.abs(I).astype(np.uint8) % 5
+        compare(tmp_path, getattr(o, name), WHOLE, DIVISORS)
+    compare(tmp_path, o.bitwise_not, WHOLE)
+    shift = np.abs(WHOLE).astype(np.uint8) % 5
     for name in ("bitwise_left_shift", "bitwise_right_shift"):
-        compare(tmp_path, getattr(opset15, name), np.abs(J).astype(np.uint8), shift)
+        compare(tmp_path, getattr(opset15, name), np.abs(DIVISORS).astype(np.uint8), shift)
 
 
 def test_division_of_whole_numbers(tmp_path):
     """Rounded down or towards zero, as the attribute says; OpenVINO's CPU plug-in does the latter in both cases."""
-    for python, expected in ((False, np.trunc(I / J)), (True, I // J)):
-        parameters = parameters_for([I, J])
+    for python, expected in ((False, np.trunc(WHOLE / DIVISORS)), (True, WHOLE // DIVISORS)):
+        parameters = parameters_for([WHOLE, DIVISORS])
         node = o.divide(*parameters)
         node.set_attribute("m_pythondiv", python)
         model = reader.read(saved(tmp_path, [node], parameters))
-        (found,) = run_reference(model, {"in0": I, "in1": J}).values()
+        (found,) = run_reference(model, {"in0": WHOLE, "in1": DIVISORS}).values()
         np.testing.assert_array_equal(found, expected.astype(np.int32))
 
 
@@ -217,14 +217,14 @@ def test_einsum(tmp_path):
 
 
 @pytest.mark.parametrize("to", ["f32", "f16", "i32", "u8", "i64", "boolean", "i8"])
-@pytest.mark.parametrize("source", [X, I, B])
+@pytest.mark.parametrize("source", [X, WHOLE, B])
 def test_conversions(tmp_path, to, source):
     compare(tmp_path, lambda x: o.convert(x, to), np.abs(source) if source is not B else B)
 
 
 def test_select(tmp_path):
     compare(tmp_path, o.select, B[..., None], X, Y[:, :1])
-    compare(tmp_path, lambda x, y: o.convert_like(x, y), I, X)
+    compare(tmp_path, lambda x, y: o.convert_like(x, y), WHOLE, X)
 
 
 COMPLEX = RNG.normal(size=(3, 8, 6, 2)).astype(np.float32)

@@ -205,7 +205,8 @@ def test_yolo_reorganisation(tmp_path):
 def test_clustered_anchors(tmp_path):
     def build(x):
         settings = {
-            "width": [86.0, 13.0], "height": [44.0, 10.0], "clip": True, "step": 16.0, "offset": 0.5, "variance": [0.1, 0.1, 0.2, 0.2],
+            "width": [86.0, 13.0], "height": [44.0, 10.0], "clip": True, "step": 16.0, "offset": 0.5,
+            "variance": [0.1, 0.1, 0.2, 0.2],
         }  # fmt: skip
         return [o.prior_box_clustered(c([4, 5]), c([64, 80]), settings), o.relu(x)]
 

@@ -1,4 +1,4 @@
-"""The Loop of onnx's reference evaluator, mended: it joined scanned outputs along axis 0 instead of stacking them."""
+"""The Loop of onnx's reference evaluator, mended: it joined scanned outputs instead of stacking them."""
 
 from __future__ import annotations
 

@@ -320,7 +320,8 @@ def recurrent(c: Call) -> Any:
     direction = c.word("direction", "forward", ("forward", "reverse", "bidirectional"))
     both = direction == "bidirectional"
     names = {
-        "lstm": ("recurrent_activation", "cell_activation", "activation"), "gru": ("recurrent_activation", "activation"),
+        "lstm": ("recurrent_activation", "cell_activation", "activation"),
+        "gru": ("recurrent_activation", "activation"),
         "rnn": ("activation",),
     }[c.op]  # fmt: skip
     known = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}

@@ -362,15 +362,15 @@ def lut(c: Call) -> Any:
         spread = np.unpackbits(indices.reshape(-1), bitorder="little")[: count * bits].reshape(count, bits)
         places = np.packbits(spread, axis=1, bitorder="little").reshape(count)
         return c.b.constant(table[places].reshape(shape))
-    if c.has("vector_axis") and table.shape[-1] != 1 or table.shape[-1] != 1:
+    if table.shape[-1] != 1:
         raise UnsupportedError("tables of vectors")
     c.skip("vector_axis")
     block = [d // t for d, t in zip(indices.shape, table.shape[:-2], strict=True)]
-    places = tuple(
+    groups = tuple(
         (np.arange(size) // block[axis]).reshape([-1 if a == axis else 1 for a in range(indices.ndim)])
         for axis, size in enumerate(indices.shape)
     )
-    return c.b.constant(table[(*places, indices.astype(np.int64), 0)])
+    return c.b.constant(table[(*groups, indices.astype(np.int64), 0)])
 
 
 @rules("quantize", "dequantize")

@@ -97,7 +97,7 @@ def _immediate(value: Any) -> Any:
 
 
 def _fits(dtype: np.dtype[Any], numbers: Any) -> bool:
-    info = ml_dtypes.iinfo(dtype)
+    info: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
     return bool(info.min <= min(numbers) and max(numbers) <= info.max)
 
 

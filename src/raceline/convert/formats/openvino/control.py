@@ -166,7 +166,7 @@ def _is_endless(b: Builder, trips: ir.Value) -> bool:
     return array is not None and int(array.reshape(-1)[0]) < 0
 
 
-def _scalar_bool(b: Builder, start: ir.Value | None) -> ir.Value:
+def _scalar_bool(b: Builder, start: ir.Value | None) -> Any:
     if start is None:
         return b.constant(np.array(True))
     return b.op("Reshape", b.cast(start, bool), np.zeros(0, np.int64))
@@ -186,7 +186,7 @@ def _body_shape(value: ir.Value) -> list[Any]:
     return [dim if isinstance(dim, int) else None for dim in value.shape or ()]
 
 
-def _rounds(b: Builder, x: ir.Value, link: _Link) -> ir.Value:
+def _rounds(b: Builder, x: ir.Value, link: _Link) -> Any:
     """How many slices the first sliced input has."""
     assert link.axis is not None
     size = b.shape(x)[link.axis]
@@ -248,7 +248,7 @@ def _require_last(node: SourceNode, body: _Body, carried: list[_Link], wanted: l
             raise UnsupportedError("a result of the last round that is no state")
 
 
-def _slice(inner: Builder, value: ir.Value, link: _Link, round_: ir.Value) -> ir.Value:
+def _slice(inner: Builder, value: ir.Value, link: _Link, round_: ir.Value) -> Any:
     """The part of a tensor that belongs to a round."""
     assert link.axis is not None
     size = inner.shape(value)[link.axis]
@@ -282,7 +282,7 @@ def _loop_results(
     return tuple(results[place] for place in range(len(settings(node).layer.outputs)))
 
 
-def _joined(b: Builder, stack: ir.Value, link: _Link) -> ir.Value:
+def _joined(b: Builder, stack: ir.Value, link: _Link) -> Any:
     """(rounds, ...) -> the slices one after another along their axis."""
     assert link.axis is not None
     if link.stride < 0:

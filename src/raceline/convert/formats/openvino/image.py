@@ -37,7 +37,7 @@ _MOST_PRIORS = 1 << 22
 
 
 @rules("Interpolate")
-def interpolate(b: Builder, node: SourceNode, x: ir.Value, *inputs: ir.Value) -> ir.Value:
+def interpolate(b: Builder, node: SourceNode, x: ir.Value, *inputs: ir.Value) -> Any:
     """Resize: the first set names sizes, the fourth both, the eleventh either sizes or scales."""
     pads = ints(node, "pads_begin", [0]) + ints(node, "pads_end", [0])
     if any(pads):
@@ -54,7 +54,7 @@ def interpolate(b: Builder, node: SourceNode, x: ir.Value, *inputs: ir.Value) ->
     return b.op("Resize", x, None, b.cast(given, np.float32), axes=chosen, **settings)
 
 
-def _first_interpolate(b: Builder, node: SourceNode, x: ir.Value, shape: ir.Value) -> ir.Value:
+def _first_interpolate(b: Builder, node: SourceNode, x: ir.Value, shape: ir.Value) -> Any:
     mode = word(node, "mode", "", ("nearest", "linear", "cubic"))
     align = flag(node, "align_corners", True)
     if flag(node, "antialias", False) or mode == "cubic":
@@ -109,7 +109,7 @@ def _simple(b: Builder, x: ir.Value, given: ir.Value, axes: list[int], by_sizes:
 
 
 @rules("GridSample")
-def grid_sample(b: Builder, node: SourceNode, x: ir.Value, grid: ir.Value) -> ir.Value:
+def grid_sample(b: Builder, node: SourceNode, x: ir.Value, grid: ir.Value) -> Any:
     """Samples at places that are an input."""
     mode = word(node, "mode", "bilinear", ("bilinear", "nearest", "bicubic"))
     names = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}
@@ -121,7 +121,7 @@ def grid_sample(b: Builder, node: SourceNode, x: ir.Value, grid: ir.Value) -> ir
 
 
 @rules("ROIAlign")
-def roi_align(b: Builder, node: SourceNode, x: ir.Value, rois: ir.Value, batch: ir.Value) -> ir.Value:
+def roi_align(b: Builder, node: SourceNode, x: ir.Value, rois: ir.Value, batch: ir.Value) -> Any:
     """Regions as pictures of one size, by bilinear samples."""
     aligned = word(node, "aligned_mode", "asymmetric", ("asymmetric", "half_pixel_for_nn", "half_pixel"))
     if aligned == "half_pixel":  # half an element before the scale and back after it

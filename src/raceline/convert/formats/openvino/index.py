@@ -30,7 +30,7 @@ _REDUCTIONS = {"none": None, "sum": "add", "prod": "mul", "min": "min", "max": "
 
 
 @rules("Gather")
-def gather(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value, axis: ir.Value) -> ir.Value:
+def gather(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value, axis: ir.Value) -> Any:
     """Slices of one axis; with `batch_dims`, of each item's own."""
     (along,) = fixed_ints(b, axis, "axis")
     batch = integer(node, "batch_dims", 0)
@@ -44,7 +44,7 @@ def gather(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value, axis: i
     return _batched(b, x, as_int64(b, indices), along, batch)
 
 
-def _rows(b: Builder, x: ir.Value, indices: ir.Value, axis: int) -> ir.Value:
+def _rows(b: Builder, x: ir.Value, indices: ir.Value, axis: int) -> Any:
     """Gather with one axis of indices behind the axes of the batch: the axes behind are copied along."""
     behind = b.rank(x) - axis - 1
     if behind:
@@ -71,13 +71,13 @@ def _batched(b: Builder, x: ir.Value, indices: ir.Value, axis: int, batch: int) 
 
 
 @rules("GatherElements")
-def gather_elements(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value) -> ir.Value:
+def gather_elements(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value) -> Any:
     """One element for each index."""
     return b.op("GatherElements", x, as_int64(b, indices), axis=integer(node, "axis") % b.rank(x))
 
 
 @rules("GatherND")
-def gather_nd(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value) -> ir.Value:
+def gather_nd(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value) -> Any:
     """Slices by indices of several axes; the fifth set flattens the axes of the batch."""
     batch = integer(node, "batch_dims", 0)
     found = b.op("GatherND", x, as_int64(b, indices), batch_dims=batch)
@@ -105,7 +105,7 @@ def scatter_update(
 @rules("ScatterElementsUpdate")
 def scatter_elements(
     b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value, updates: ir.Value, axis: ir.Value
-) -> ir.Value:
+) -> Any:
     """Replace, or combine with, single elements."""
     (along,) = fixed_ints(b, axis, "axis")
     kind = word(node, "reduction", "none", _REDUCTIONS)
@@ -115,28 +115,28 @@ def scatter_elements(
 
 
 @rules("ScatterNDUpdate")
-def scatter_nd(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value, updates: ir.Value) -> ir.Value:
+def scatter_nd(b: Builder, node: SourceNode, x: ir.Value, indices: ir.Value, updates: ir.Value) -> Any:
     """Replace, or combine with, slices by indices of several axes."""
     kind = word(node, "reduction", "none", _REDUCTIONS)
     return b.op("ScatterND", x, as_int64(b, indices), updates, reduction=_REDUCTIONS[kind])
 
 
 @rules("NonZero")
-def non_zero(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def non_zero(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Where elements are not zero."""
     skip(node, "output_type")
     return b.op("NonZero", x)
 
 
 @rules("Bucketize")
-def bucketize(b: Builder, node: SourceNode, x: ir.Value, edges: ir.Value) -> ir.Value:
+def bucketize(b: Builder, node: SourceNode, x: ir.Value, edges: ir.Value) -> Any:
     """The number of edges below each element."""
     skip(node, "output_type")
     right = flag(node, "with_right_bound", True)
     return _counted(b, x, edges, "Greater" if right else "GreaterOrEqual")
 
 
-def _counted(b: Builder, x: ir.Value, edges: ir.Value, comparison: str) -> ir.Value:
+def _counted(b: Builder, x: ir.Value, edges: ir.Value, comparison: str) -> Any:
     if b.dtype(x) != b.dtype(edges):
         x, edges = b.cast(x, np.float64), b.cast(edges, np.float64)
     passed = b.op(comparison, b.op("Unsqueeze", x, [-1]), edges)
@@ -144,7 +144,7 @@ def _counted(b: Builder, x: ir.Value, edges: ir.Value, comparison: str) -> ir.Va
 
 
 @rules("SearchSorted")
-def search_sorted(b: Builder, node: SourceNode, edges: ir.Value, x: ir.Value) -> ir.Value:
+def search_sorted(b: Builder, node: SourceNode, edges: ir.Value, x: ir.Value) -> Any:
     """Where each element would go among sorted ones."""
     skip(node, "output_type")
     comparison = "GreaterOrEqual" if flag(node, "right_mode", False) else "Greater"
@@ -284,7 +284,7 @@ def slice_(
     stop: ir.Value,
     step: ir.Value,
     axes: ir.Value | None = None,
-) -> ir.Value:
+) -> Any:
     """ONNX's own."""
     chosen = None if axes is None else as_list(b, axes)
     return b.op("Slice", x, as_list(b, start), as_list(b, stop), chosen, as_list(b, step))

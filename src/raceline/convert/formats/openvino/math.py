@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def require_float(b: Builder, x: ir.Value) -> None:
 
 
 @rules(*_UNARY)
-def unary(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def unary(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """What ONNX has under its own name."""
     if node.op not in _ANY_TYPE:
         require_float(b, x)
@@ -66,13 +66,13 @@ def unary(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules(*_ROUNDING)
-def whole(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def whole(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Ceiling and floor, which leave whole numbers as they are."""
     return b.op(_ROUNDING[node.op] if is_float(b, x) else "Identity", x)
 
 
 @rules("Round")
-def round_(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def round_(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Round halves to even, or away from zero."""
     mode = word(node, "mode", "half_to_even", ("half_to_even", "half_away_from_zero"))
     if not is_float(b, x):
@@ -86,7 +86,7 @@ def round_(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules("IsInf")
-def is_inf(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def is_inf(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Infinite, of the signs asked for."""
     return b.op(
         "IsInf", x,
@@ -96,27 +96,27 @@ def is_inf(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules("IsFinite")
-def is_finite(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def is_finite(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Neither infinite nor NaN."""
     return b.op("Not", b.op("Or", b.op("IsInf", x), b.op("IsNaN", x)))
 
 
 @rules("HSigmoid")
-def h_sigmoid(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def h_sigmoid(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """min(max(x + 3, 0), 6) / 6."""
     require_float(b, x)
     return b.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
 
 
 @rules("HardSigmoid")
-def hard_sigmoid(b: Builder, node: SourceNode, x: ir.Value, alpha: ir.Value, beta: ir.Value) -> ir.Value:
+def hard_sigmoid(b: Builder, node: SourceNode, x: ir.Value, alpha: ir.Value, beta: ir.Value) -> Any:
     """max(0, min(1, alpha x + beta))."""
     line = b.op("Add", b.op("Mul", x, alpha), beta)
     return b.op("Clip", line, b.scalar(0, x), b.scalar(1, x))
 
 
 @rules("Gelu")
-def gelu(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def gelu(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Exact, or with the hyperbolic tangent."""
     mode = word(node, "approximation_mode", "erf", ("erf", "tanh"))
     require_float(b, x)
@@ -124,26 +124,26 @@ def gelu(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules("Swish")
-def swish(b: Builder, node: SourceNode, x: ir.Value, beta: ir.Value | None = None) -> ir.Value:
+def swish(b: Builder, node: SourceNode, x: ir.Value, beta: ir.Value | None = None) -> Any:
     """X sigmoid(beta x)."""
     return b.op("Mul", x, b.op("Sigmoid", x if beta is None else b.op("Mul", x, beta)))
 
 
 @rules("Elu")
-def elu(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def elu(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Alpha (exp(x) - 1) below zero."""
     return b.op("Elu", x, alpha=number(node, "alpha"))
 
 
 @rules("Selu")
-def selu(b: Builder, node: SourceNode, x: ir.Value, alpha: ir.Value, scale: ir.Value) -> ir.Value:
+def selu(b: Builder, node: SourceNode, x: ir.Value, alpha: ir.Value, scale: ir.Value) -> Any:
     """Scaled ELU with numbers from two inputs."""
     a, s = (float(fixed(b, v, "alpha or lambda").reshape(())) for v in (alpha, scale))
     return b.op("Selu", x, alpha=a, gamma=s)
 
 
 @rules("PReLU")
-def prelu(b: Builder, node: SourceNode, x: ir.Value, slope: ir.Value) -> ir.Value:
+def prelu(b: Builder, node: SourceNode, x: ir.Value, slope: ir.Value) -> Any:
     """A slope below zero; one of rank 1 belongs to the channels, axis 1."""
     shape, rank = b.shape(slope), b.rank(x)
     if len(shape) == 1 and shape[0] != 1 and rank > 2:
@@ -152,7 +152,7 @@ def prelu(b: Builder, node: SourceNode, x: ir.Value, slope: ir.Value) -> ir.Valu
 
 
 @rules("Clamp")
-def clamp(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def clamp(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Held between two numbers."""
     low, high = number(node, "min"), number(node, "max")
     if not is_float(b, x):  # bounds round towards the inside
@@ -163,7 +163,7 @@ def clamp(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules("SoftMax", "LogSoftmax", "Softmax")
-def softmax(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def softmax(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Along one axis."""
     axis = int(text(node, "axis", "1"))
     return b.op("LogSoftmax" if node.op == "LogSoftmax" else "Softmax", x, axis=axis)
@@ -189,19 +189,19 @@ def _zeros(count: int) -> list[int]:
 
 
 @rules(*_BINARY)
-def binary(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
+def binary(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
     """What ONNX has under its own name."""
     return b.op(_BINARY[node.op], *broadcast_of(b, node, x, y))
 
 
 @rules("NotEqual")
-def not_equal(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
+def not_equal(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
     """The opposite of equal."""
     return b.op("Not", b.op("Equal", *broadcast_of(b, node, x, y)))
 
 
 @rules("BitwiseLeftShift", "BitwiseRightShift")
-def shift(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
+def shift(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
     """Shift bits of numbers without sign."""
     x, y = broadcast_of(b, node, x, y)
     if b.dtype(x).kind != "u":
@@ -210,7 +210,7 @@ def shift(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 @rules("Divide")
-def divide(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
+def divide(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
     """Quotient; of whole numbers rounded down as Python does, or towards zero as C does."""
     x, y = broadcast_of(b, node, x, y)
     python = flag(node, "m_pythondiv", True)
@@ -221,7 +221,7 @@ def divide(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 @rules("FloorMod")
-def floor_mod(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
+def floor_mod(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
     """Remainder with the divisor's sign."""
     x, y = broadcast_of(b, node, x, y)
     if not is_float(b, x):
@@ -230,20 +230,20 @@ def floor_mod(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Valu
 
 
 @rules("Mod")
-def mod(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
+def mod(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
     """Remainder with the dividend's sign."""
     return b.op("Mod", *broadcast_of(b, node, x, y), fmod=1)
 
 
 @rules("SquaredDifference")
-def squared_difference(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
+def squared_difference(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
     """The difference, squared."""
     difference = b.op("Sub", *broadcast_of(b, node, x, y))
     return b.op("Mul", difference, difference)
 
 
 @rules("Select")
-def select(b: Builder, node: SourceNode, condition: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+def select(b: Builder, node: SourceNode, condition: ir.Value, x: ir.Value, y: ir.Value) -> Any:
     """One or the other, by a condition."""
     if word(node, "auto_broadcast", "numpy", ("numpy", "none", "pdpd")) == "pdpd":
         ranks = {b.rank(value) for value in (condition, x, y)}
@@ -253,7 +253,7 @@ def select(b: Builder, node: SourceNode, condition: ir.Value, x: ir.Value, y: ir
 
 
 @rules(*_REDUCTIONS)
-def reduce(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> ir.Value:
+def reduce(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> Any:
     """Over axes from an input; none leaves the tensor as it is."""
     keep = int(flag(node, "keep_dims", False))
     return b.op(_REDUCTIONS[node.op], x, as_list(b, axes), keepdims=keep, noop_with_empty_axes=1)
@@ -269,7 +269,7 @@ def reduce_logical(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) ->
 
 
 @rules("CumSum")
-def cum_sum(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value) -> ir.Value:
+def cum_sum(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value) -> Any:
     """Running sum."""
     exclusive, reverse = flag(node, "exclusive", False), flag(node, "reverse", False)
     axis = as_int64(b, axis)
@@ -279,7 +279,7 @@ def cum_sum(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value) -> ir.Val
 
 
 @rules("MatMul")
-def mat_mul(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
+def mat_mul(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
     """Product of matrices; vectors are never transposed."""
     for side, key in ((0, "transpose_a"), (1, "transpose_b")):
         value = (x, y)[side]
@@ -291,7 +291,7 @@ def mat_mul(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 @rules("Einsum")
-def einsum(b: Builder, node: SourceNode, *inputs: ir.Value) -> ir.Value:
+def einsum(b: Builder, node: SourceNode, *inputs: ir.Value) -> Any:
     """By an equation."""
     return b.op("Einsum", *inputs, equation=node.attributes["equation"])
 
@@ -328,7 +328,7 @@ def _lengths(b: Builder, axes: list[int], sizes: ir.Value | None) -> list[int | 
     return [None if size == -1 else size for size in found]
 
 
-def _transform(b: Builder, x: ir.Value, length: int | None, axis: int, **kind: int) -> ir.Value:
+def _transform(b: Builder, x: ir.Value, length: int | None, axis: int, **kind: Any) -> Any:
     size = None if length is None else b.constant(np.array(length, np.int64))
     return b.op("DFT", x, size, b.constant(np.array(axis, np.int64)), **kind)
 
@@ -343,9 +343,7 @@ def dft(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value, sizes: ir.Val
 
 
 @rules("RDFT")
-def rdft(
-    b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value, sizes: ir.Value | None = None
-) -> ir.Value:
+def rdft(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value, sizes: ir.Value | None = None) -> Any:
     """Fourier transform of real numbers: the last of the axes keeps the half that is not mirrored."""
     where = _transform_axes(b, b.rank(x), axes)
     lengths = _lengths(b, where, sizes)
@@ -357,9 +355,7 @@ def rdft(
 
 
 @rules("IRDFT")
-def irdft(
-    b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value, sizes: ir.Value | None = None
-) -> ir.Value:
+def irdft(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value, sizes: ir.Value | None = None) -> Any:
     """Real signal of half a spectrum: the other half is mirrored first, as ONNX takes whole ones only."""
     where = _transform_axes(b, b.rank(x) - 1, axes)
     lengths = _lengths(b, where, sizes)
@@ -380,7 +376,7 @@ def irdft(
     return b.op("Squeeze", b.op("Slice", signal, [0], [1], [-1]), [-1])
 
 
-def _padded(b: Builder, x: ir.Value, axis: int, count: int) -> ir.Value:
+def _padded(b: Builder, x: ir.Value, axis: int, count: int) -> Any:
     """Zeros after the end of one axis."""
     pads = [0] * (2 * b.rank(x))
     pads[b.rank(x) + axis] = count
@@ -388,9 +384,7 @@ def _padded(b: Builder, x: ir.Value, axis: int, count: int) -> ir.Value:
 
 
 @rules("STFT")
-def stft(
-    b: Builder, node: SourceNode, x: ir.Value, window: ir.Value, size: ir.Value, step: ir.Value
-) -> ir.Value:
+def stft(b: Builder, node: SourceNode, x: ir.Value, window: ir.Value, size: ir.Value, step: ir.Value) -> Any:
     """Fourier transforms of frames; the window lies in the middle of a longer frame."""
     bins_first = flag(node, "transpose_frames", False)
     (length,) = (int(n) for n in fixed(b, size, "frame size").reshape(-1))

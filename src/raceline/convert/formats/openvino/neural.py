@@ -77,7 +77,7 @@ def _flat_groups(b: Builder, weight: ir.Value) -> tuple[ir.Value, int]:
 
 
 @rules("Convolution", "GroupConvolution")
-def convolution(b: Builder, node: SourceNode, x: ir.Value, weight: ir.Value) -> ir.Value:
+def convolution(b: Builder, node: SourceNode, x: ir.Value, weight: ir.Value) -> Any:
     """A convolution; groups are an axis of the weights of their own."""
     group = 1
     if node.op == "GroupConvolution":
@@ -93,7 +93,7 @@ def convolution(b: Builder, node: SourceNode, x: ir.Value, weight: ir.Value) -> 
 @rules("ConvolutionBackpropData", "GroupConvolutionBackpropData")
 def convolution_backprop(
     b: Builder, node: SourceNode, x: ir.Value, weight: ir.Value, output: ir.Value | None = None
-) -> ir.Value:
+) -> Any:
     """A transposed convolution; the spatial shape of its result may be an input."""
     group = 1
     if node.op == "GroupConvolutionBackpropData":
@@ -150,7 +150,7 @@ def deformable_convolution(
     offsets: ir.Value,
     weight: ir.Value,
     mask: ir.Value | None = None,
-) -> ir.Value:
+) -> Any:
     """A convolution whose samples are moved by offsets."""
     kernel = sizes(b, weight, "weights")[2:]
     strides, dilations, begin, end, auto = _window(node, len(kernel))
@@ -211,7 +211,7 @@ def max_pool(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     return found[0], _flat_within(b, x, found[1], first)
 
 
-def _flat_within(b: Builder, x: ir.Value, where: ir.Value, axis: int) -> ir.Value:
+def _flat_within(b: Builder, x: ir.Value, where: ir.Value, axis: int) -> Any:
     """Indices counted from the start of `axis` on, of indices counted over the whole tensor."""
     axis = axis + b.rank(x) if axis < 0 else axis
     if axis == 0:
@@ -221,7 +221,7 @@ def _flat_within(b: Builder, x: ir.Value, where: ir.Value, axis: int) -> ir.Valu
 
 
 @rules("AvgPool")
-def avg_pool(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def avg_pool(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Mean of each window."""
     kernel = ints(node, "kernel")
     strides, dilations, begin, end, auto = _window(node, len(kernel))
@@ -244,7 +244,7 @@ def avg_pool(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules("AdaptiveAvgPool")
-def adaptive_avg_pool(b: Builder, node: SourceNode, x: ir.Value, shape: ir.Value) -> ir.Value:
+def adaptive_avg_pool(b: Builder, node: SourceNode, x: ir.Value, shape: ir.Value) -> Any:
     """Mean over windows that divide each axis as evenly as whole numbers allow: a product along each axis."""
     wanted = fixed_ints(b, shape, "output shape")
     if all(size == 1 for size in wanted):
@@ -287,7 +287,7 @@ def _shares(size: int, count: int) -> list[tuple[int, int]]:
 
 
 @rules("BatchNormInference")
-def batch_norm(b: Builder, node: SourceNode, *inputs: ir.Value) -> ir.Value:
+def batch_norm(b: Builder, node: SourceNode, *inputs: ir.Value) -> Any:
     """Normalise by stored means and variances; the first set had the input in third place."""
     epsilon = number(node, "epsilon") if "epsilon" in node.attributes else number(node, "eps")
     x, gamma, beta, mean, variance = inputs
@@ -297,7 +297,7 @@ def batch_norm(b: Builder, node: SourceNode, *inputs: ir.Value) -> ir.Value:
 
 
 @rules("MVN")
-def mvn(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value | None = None) -> ir.Value:
+def mvn(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value | None = None) -> Any:
     """Less the mean, and over the standard deviation."""
     require_float(b, x)
     inside = word(node, "eps_mode", "inside_sqrt", ("inside_sqrt", "outside_sqrt")) == "inside_sqrt"
@@ -319,7 +319,7 @@ def mvn(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value | None = None)
 
 
 @rules("NormalizeL2")
-def normalize_l2(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> ir.Value:
+def normalize_l2(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> Any:
     """Over the Euclidean norm; without axes, over the size of each element."""
     add = word(node, "eps_mode", "add", ("add", "max")) == "add"
     epsilon = b.scalar(number(node, "eps"), x)
@@ -330,7 +330,7 @@ def normalize_l2(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> i
 
 
 @rules("LRN")
-def lrn(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> ir.Value:
+def lrn(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> Any:
     """Local response normalisation over channels, or over a square in the picture."""
     alpha, beta, bias = (number(node, key) for key in ("alpha", "beta", "bias"))
     size, rank = integer(node, "size"), b.rank(x)
@@ -347,14 +347,14 @@ def lrn(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> ir.Value:
 
 
 @rules("GroupNormalization")
-def group_norm(b: Builder, node: SourceNode, x: ir.Value, scale: ir.Value, bias: ir.Value) -> ir.Value:
+def group_norm(b: Builder, node: SourceNode, x: ir.Value, scale: ir.Value, bias: ir.Value) -> Any:
     """Normalise groups of channels."""
     groups, epsilon = integer(node, "num_groups"), number(node, "epsilon")
     return b.op("GroupNormalization", x, scale, bias, num_groups=groups, epsilon=epsilon)
 
 
 @rules("GRN")
-def grn(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def grn(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Over the norm of the channels."""
     squares = b.op("ReduceSum", b.op("Mul", x, x), [1], keepdims=1)
     return b.op("Div", x, b.op("Sqrt", b.op("Add", squares, b.scalar(number(node, "bias"), x))))
@@ -369,7 +369,7 @@ def attention(
     value: ir.Value,
     mask: ir.Value | None = None,
     scale: ir.Value | None = None,
-) -> ir.Value:
+) -> Any:
     """Softmax(query key^T scale + mask) value."""
     causal = flag(node, "causal", False)
     rank = b.rank(key)
@@ -392,7 +392,7 @@ def attention(
     return b.op("MatMul", b.op("Softmax", scores, axis=-1), value)
 
 
-def _lower_triangle(b: Builder, query: ir.Value, key: ir.Value) -> ir.Value:
+def _lower_triangle(b: Builder, query: ir.Value, key: ir.Value) -> Any:
     """Whether query i may look at key j: j <= i."""
     rows, columns = (
         b.op(
@@ -407,7 +407,7 @@ def _lower_triangle(b: Builder, query: ir.Value, key: ir.Value) -> ir.Value:
 
 
 @rules("RMS")
-def rms(b: Builder, node: SourceNode, x: ir.Value, gamma: ir.Value | None = None) -> ir.Value:
+def rms(b: Builder, node: SourceNode, x: ir.Value, gamma: ir.Value | None = None) -> Any:
     """Over the root of the mean square of the last axis."""
     epsilon = b.scalar(number(node, "epsilon"), x)
     skip(node, "output_type")

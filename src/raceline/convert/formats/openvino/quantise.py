@@ -31,7 +31,7 @@ def fake_quantize(
     in_high: ir.Value,
     out_low: ir.Value,
     out_high: ir.Value,
-) -> ir.Value:
+) -> Any:
     """Round to levels: as QDQ where that is the same, else by the operation's definition."""
     levels = integer(node, "levels")
     word(node, "auto_broadcast", "numpy", ("numpy", "none"))
@@ -54,7 +54,7 @@ def _by_definition(
     in_high: ir.Value,
     out_low: ir.Value,
     out_high: ir.Value,
-) -> ir.Value:
+) -> Any:
     """Round((clip(x) - low) / (high - low) (levels - 1)) / (levels - 1) (high' - low') + low'."""
     steps = b.scalar(levels - 1, x)
     held = b.op("Min", b.op("Max", x, b.op("Min", in_low, in_high)), b.op("Max", in_low, in_high))
@@ -66,10 +66,10 @@ def _by_definition(
 
 def _as_qdq(
     b: Builder, x: ir.Value, levels: int, in_low: Array, in_high: Array, out_low: Array, out_high: Array
-) -> ir.Value | None:
+) -> Any:
     """QuantizeLinear and DequantizeLinear; None where they would not be exact.
 
-    They need 8 bits, zero to be a level of both ranges, the same one, and ranges that differ along one axis at most.
+    They need 8 bits, zero to be the same level of both ranges, and ranges that differ along one axis at most.
     """
     if not 128 < levels <= 256 or (in_high <= in_low).any() or (out_high <= out_low).any():
         return None
@@ -92,18 +92,19 @@ def _as_qdq(
     points = (zero - shift).astype(dtype)
     array = b.array(x)
     if levels < 256:  # the levels that are left over must not be reached
-        held = None if array is None else b.constant(np.clip(array, in_low, in_high))
-        x = held or b.op("Min", b.op("Max", x, in_low), in_high)
+        x = (
+            b.op("Min", b.op("Max", x, in_low), in_high)
+            if array is None
+            else b.constant(np.clip(array, in_low, in_high))
+        )
     return _qdq(b, x, scale_in, scale_out, points, axis)
 
 
-def _qdq(b: Builder, x: ir.Value, scale_in: Array, scale_out: Array, points: Array, axis: int) -> ir.Value:
+def _qdq(b: Builder, x: ir.Value, scale_in: Array, scale_out: Array, points: Array, axis: int) -> Any:
     """Both nodes, per tensor (axis -1) or per element of an axis; weights are quantised at once."""
-    count = max(scale_in.size, scale_out.size, points.size)
-    if axis < 0:
-        count, shape, kind = 1, (), {}
-    else:
-        count, shape, kind = count, (count,), {"axis": axis}
+    count = max(scale_in.size, scale_out.size, points.size) if axis >= 0 else 1
+    shape = (count,) if axis >= 0 else ()
+    kind: dict[str, Any] = {"axis": axis} if axis >= 0 else {}
     s_in, s_out, zero = (
         np.broadcast_to(item.reshape(-1), (count,)).reshape(shape) for item in (scale_in, scale_out, points)
     )
@@ -156,7 +157,7 @@ def compressed(
     return b.cast(found, dtype)
 
 
-def _dequantized(b: Builder, whole: Array, factor: Array, point: Array | None) -> ir.Value | None:
+def _dequantized(b: Builder, whole: Array, factor: Array, point: Array | None) -> Any:
     """DequantizeLinear; None where scales lie in no way that ONNX has."""
     if whole.dtype not in {
         np.dtype(t) for t in (np.int8, np.uint8, ml_dtypes.int4, ml_dtypes.uint4)

@@ -29,7 +29,7 @@ _LSTM_GATES = [1, 3, 0, 2]
 """Forget, input, cell, output as ONNX has them: input, output, forget, cell."""
 
 
-def _in_order(b: Builder, x: ir.Value, order: list[int], axis: int = 1) -> ir.Value:
+def _in_order(b: Builder, x: ir.Value, order: list[int], axis: int = 1) -> Any:
     """Blocks of an axis in another order."""
     array = b.array(x)
     if array is not None:
@@ -55,7 +55,7 @@ def _settings(node: SourceNode, default: list[str], directions: int) -> dict[str
     }
 
 
-def _both_biases(b: Builder, bias: ir.Value) -> ir.Value:
+def _both_biases(b: Builder, bias: ir.Value) -> Any:
     """ONNX's two biases; the format has their sum."""
     array = b.array(bias)
     if array is not None:
@@ -63,7 +63,7 @@ def _both_biases(b: Builder, bias: ir.Value) -> ir.Value:
     return b.op("Concat", bias, b.op("Mul", bias, b.scalar(0, bias)), axis=1)
 
 
-def _gru_bias(b: Builder, bias: ir.Value, units: int, linear_before: bool) -> ir.Value:
+def _gru_bias(b: Builder, bias: ir.Value, units: int, linear_before: bool) -> Any:
     """(directions, 3 or 4 blocks) -> ONNX's six; the fourth belongs to the hidden gate before the product."""
     if not linear_before:
         return _both_biases(b, bias)
@@ -84,9 +84,9 @@ def _sequence(
 ) -> tuple[ir.Value, ...]:
     """Run ONNX's operator: batch and time change places, so do batch and direction of the states."""
     direction = word(node, "direction", "forward", ("forward", "reverse", "bidirectional"))
-    whole = lengths is None or _all_whole(b, x, lengths)
+    cut = None if lengths is None or _all_whole(b, x, lengths) else b.cast(lengths, np.int32)
     results = b.op(
-        op, b.transpose(x, [1, 0, 2]), *weights, None if whole else b.cast(lengths, np.int32),
+        op, b.transpose(x, [1, 0, 2]), *weights, cut,
         *(b.transpose(state, [1, 0, 2]) for state in states),
         direction=direction, outputs=1 + len(states), **attributes,
     )  # fmt: skip

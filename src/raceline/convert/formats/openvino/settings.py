@@ -83,7 +83,7 @@ def opset(node: SourceNode) -> int:
     return settings(node).opset
 
 
-def text(node: SourceNode, name: str, default: str = _ABSENT) -> str:
+def text(node: SourceNode, name: str, default: str = _ABSENT) -> Any:
     """An attribute as text, lower case; without a default it must be there."""
     value = node.attributes.get(name)
     if value is None:
@@ -93,7 +93,7 @@ def text(node: SourceNode, name: str, default: str = _ABSENT) -> str:
     return value.lower()
 
 
-def word(node: SourceNode, name: str, default: str, allowed: Collection[str]) -> str:
+def word(node: SourceNode, name: str, default: str, allowed: Collection[str]) -> Any:
     """An attribute that names a choice; other choices than the allowed ones are not supported."""
     value = text(node, name, default)
     if value not in allowed:
@@ -101,9 +101,14 @@ def word(node: SourceNode, name: str, default: str, allowed: Collection[str]) ->
     return value
 
 
+def _as_text(default: Any) -> Any:
+    """A default as the file would have it."""
+    return default if default is _ABSENT else str(default).lower()
+
+
 def flag(node: SourceNode, name: str, default: bool = _ABSENT) -> bool:
     """An attribute that is true or false."""
-    value = text(node, name, str(default).lower() if default is not _ABSENT else _ABSENT)
+    value = text(node, name, _as_text(default))
     if value not in {"true", "false", "0", "1"}:
         raise ValueError(f"{name}={value[:40]} is neither true nor false")
     return value in {"true", "1"}
@@ -111,17 +116,18 @@ def flag(node: SourceNode, name: str, default: bool = _ABSENT) -> bool:
 
 def integer(node: SourceNode, name: str, default: int = _ABSENT) -> int:
     """An attribute that is a whole number."""
-    return int(text(node, name, str(default) if default is not _ABSENT else _ABSENT))
+    return int(text(node, name, _as_text(default)))
 
 
 def number(node: SourceNode, name: str, default: float = _ABSENT) -> float:
     """An attribute that is a number."""
-    return float(text(node, name, str(default) if default is not _ABSENT else _ABSENT))
+    return float(text(node, name, _as_text(default)))
 
 
 def ints(node: SourceNode, name: str, default: list[int] = _ABSENT) -> list[int]:
     """An attribute that is a list of whole numbers."""
-    value = text(node, name, "" if default is not _ABSENT else _ABSENT)
+    absent: Any = _ABSENT if default is _ABSENT else ""
+    value = text(node, name, absent)
     return [int(part) for part in value.split(",") if part.strip()] or (
         default if default is not _ABSENT else []
     )
@@ -129,7 +135,8 @@ def ints(node: SourceNode, name: str, default: list[int] = _ABSENT) -> list[int]
 
 def numbers(node: SourceNode, name: str, default: list[float] = _ABSENT) -> list[float]:
     """An attribute that is a list of numbers."""
-    value = text(node, name, "" if default is not _ABSENT else _ABSENT)
+    absent: Any = _ABSENT if default is _ABSENT else ""
+    value = text(node, name, absent)
     return [float(part) for part in value.split(",") if part.strip()] or (
         default if default is not _ABSENT else []
     )

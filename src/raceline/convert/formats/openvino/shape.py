@@ -43,19 +43,19 @@ def const(b: Builder, node: SourceNode) -> ir.Value:
 
 
 @rules("Reshape")
-def reshape(b: Builder, node: SourceNode, x: ir.Value, shape: ir.Value) -> ir.Value:
+def reshape(b: Builder, node: SourceNode, x: ir.Value, shape: ir.Value) -> Any:
     """Another shape; 0 keeps a size only if the layer says so."""
     special = flag(node, "special_zero", False)
     return b.op("Reshape", x, as_list(b, shape), allowzero=0 if special else 1)
 
 
 @rules("Squeeze")
-def squeeze(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value | None = None) -> ir.Value:
+def squeeze(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value | None = None) -> Any:
     """Without axes of size 1."""
     skip(node, "allow_axis_skip")
     if axes is None:
-        own = sizes(b, x, "input without axes to squeeze")
-        return b.op("Squeeze", x, [axis for axis, size in enumerate(own) if size == 1])
+        whole = sizes(b, x, "input without axes to squeeze")
+        return b.op("Squeeze", x, [axis for axis, size in enumerate(whole) if size == 1])
     array = b.array(axes)
     if array is not None:  # axes of another size stay, where the set says so
         rank, own = b.rank(x), b.shape(x)
@@ -68,7 +68,7 @@ def squeeze(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value | None = N
 
 
 @rules("Unsqueeze")
-def unsqueeze(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> ir.Value:
+def unsqueeze(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value) -> Any:
     """With more axes of size 1."""
     return b.op("Unsqueeze", x, as_list(b, axes))
 
@@ -81,7 +81,7 @@ def transpose(b: Builder, node: SourceNode, x: ir.Value, order: ir.Value) -> ir.
 
 
 @rules("Concat")
-def concat(b: Builder, node: SourceNode, *inputs: ir.Value) -> ir.Value:
+def concat(b: Builder, node: SourceNode, *inputs: ir.Value) -> Any:
     """One after another along an axis."""
     return b.op("Concat", *inputs, axis=integer(node, "axis"))
 
@@ -128,7 +128,7 @@ def _open_split(b: Builder, x: ir.Value, axis: int, given: list[int]) -> tuple[i
 
 
 @rules("Tile")
-def tile(b: Builder, node: SourceNode, x: ir.Value, repeats: ir.Value) -> ir.Value:
+def tile(b: Builder, node: SourceNode, x: ir.Value, repeats: ir.Value) -> Any:
     """Copies side by side; the shorter of shape and repeats is filled with ones in front."""
     repeats = as_list(b, repeats)
     (count,) = b.shape(repeats)
@@ -145,7 +145,7 @@ def tile(b: Builder, node: SourceNode, x: ir.Value, repeats: ir.Value) -> ir.Val
 @rules("Broadcast")
 def broadcast(
     b: Builder, node: SourceNode, x: ir.Value, shape: ir.Value, axes: ir.Value | None = None
-) -> ir.Value:
+) -> Any:
     """A larger shape by NumPy's rules, in both directions, or with the axes named."""
     mode = word(node, "mode", "numpy", ("numpy", "bidirectional", "explicit"))
     shape = as_list(b, shape)
@@ -169,7 +169,7 @@ def broadcast(
 @rules("Pad")
 def pad(
     b: Builder, node: SourceNode, x: ir.Value, begin: ir.Value, end: ir.Value, fill: ir.Value | None = None
-) -> ir.Value:
+) -> Any:
     """More elements around, or fewer where a number is negative."""
     mode = word(node, "pad_mode", "constant", ("constant", "edge", "reflect", "symmetric"))
     if mode == "symmetric":
@@ -202,7 +202,7 @@ def shape_of(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules("Range")
-def range_(b: Builder, node: SourceNode, start: ir.Value, stop: ir.Value, step: ir.Value) -> ir.Value:
+def range_(b: Builder, node: SourceNode, start: ir.Value, stop: ir.Value, step: ir.Value) -> Any:
     """Numbers in equal steps."""
     name = text(node, "output_type", "")
     dtype = dtype_of(name) if name else b.dtype(start)
@@ -220,7 +220,7 @@ def _single(b: Builder, x: ir.Value) -> ir.Value:
 
 
 @rules("DepthToSpace")
-def depth_to_space(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def depth_to_space(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Channels become blocks of the picture."""
     mode = word(node, "mode", "blocks_first", ("blocks_first", "depth_first"))
     size = integer(node, "block_size", 1)
@@ -240,7 +240,7 @@ def depth_to_space(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules("SpaceToDepth")
-def space_to_depth(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def space_to_depth(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Blocks of the picture become channels."""
     mode = word(node, "mode", "blocks_first", ("blocks_first", "depth_first"))
     size = integer(node, "block_size", 1)
@@ -257,7 +257,7 @@ def space_to_depth(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules("ShuffleChannels")
-def shuffle_channels(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
+def shuffle_channels(b: Builder, node: SourceNode, x: ir.Value) -> Any:
     """Channels of the groups in turns."""
     axis, group = integer(node, "axis", 1), integer(node, "group", 1)
     rank = b.rank(x)
@@ -273,7 +273,7 @@ def shuffle_channels(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
 
 
 @rules("Reverse")
-def reverse(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value | None = None) -> ir.Value:
+def reverse(b: Builder, node: SourceNode, x: ir.Value, axes: ir.Value | None = None) -> Any:
     """Backwards along axes, by their numbers or by a mask."""
     mode = word(node, "mode", "index", ("index", "mask"))
     given = fixed(b, axes, "axes").reshape(-1)
@@ -343,7 +343,7 @@ def roll(b: Builder, node: SourceNode, x: ir.Value, shift: ir.Value, axes: ir.Va
 def eye(
     b: Builder, node: SourceNode, rows: ir.Value, columns: ir.Value, diagonal: ir.Value,
     batch: ir.Value | None = None,
-) -> ir.Value:  # fmt: skip
+) -> Any:  # fmt: skip
     """Ones on a diagonal."""
     skip(node, "output_type")
     dtype = dtype_of(text(node, "output_type"))
@@ -359,7 +359,7 @@ def eye(
 @rules("OneHot")
 def one_hot(
     b: Builder, node: SourceNode, indices: ir.Value, depth: ir.Value, on: ir.Value, off: ir.Value
-) -> ir.Value:
+) -> Any:
     """One element of each row is on; indices outside turn none on, unlike ONNX's negative ones."""
     word(node, "negative_indices_mode", "ignore_negative", ("ignore_negative", "normalize"))
     axis = integer(node, "axis", -1)
@@ -377,7 +377,7 @@ def one_hot(
 
 
 @rules("Col2Im")
-def col_to_im(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value, kernel: ir.Value) -> ir.Value:
+def col_to_im(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value, kernel: ir.Value) -> Any:
     """Sum columns back into a picture."""
     begin, end = ints(node, "pads_begin", [0, 0]), ints(node, "pads_end", [0, 0])
     one = b.rank(x) == 2
