@@ -47,6 +47,7 @@ protos: $(VENV)/.all
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/serve/kserve_v2.binpb protos/kserve_v2.proto
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/convert/formats/tensorflow/tensorflow.binpb protos/tensorflow.proto
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/convert/formats/paddle/program.binpb protos/paddle_program.proto
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/convert/formats/coreml/coreml.binpb protos/coreml.proto
 
 clean:
 	rm -rf $(VENV) build out

@@ -53,6 +53,13 @@ def test_what_would_grow_stays_a_node():
     assert b.shape(big) == (1000, 1000)
 
 
+def test_scalars_stay_scalars_for_inference():
+    b = Builder("m")
+    x = b.input("x", "float32", ["n", 8, 1])
+    spectrum = b.op("DFT", x, None, b.constant(np.array(1)), onesided=1)  # refuses an axis that has an axis
+    assert b.shape(spectrum) == ("n", 5, 2)
+
+
 def test_names_of_the_source_are_kept_and_never_shared():
     b = Builder("m")
     x = b.input("x", "float32", [2])
