@@ -88,6 +88,18 @@ def too_large(source: str, size_bytes: int, limits: Limits) -> BadModelError:
     )
 
 
+def member_names(path: Path) -> list[str]:
+    """Names in a zip archive, at little cost; none where it is none."""
+    try:
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                return []
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
+        return []
+
+
 class Archive:
     """A zip archive that is not to be trusted; members are read into memory and never unpacked to disk.
 
