@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import raceline.convert.readers as folder
+from raceline.convert.files import CHECKPOINT_WAY_OUT, CHECKPOINT_WHY, checkpoint
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.core import plugins
 from raceline.core.errors import BadModelError, ConfigError, UnknownNameError
@@ -177,6 +178,8 @@ def recognise(path: Path) -> str:
     for name in known:
         if plugins.load(folder, name, kind="input format").recognises(path):
             return name
+    if what := checkpoint(path):
+        raise BadModelError(f"{path.name} is {what}", CHECKPOINT_WHY, CHECKPOINT_WAY_OUT)
     raise BadModelError(
         f"{path.name} is no model that Raceline can read",
         f"readers looked for: {', '.join(known)}",

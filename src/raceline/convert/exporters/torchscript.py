@@ -4,11 +4,8 @@ Needs only torch. The archive is opened by torch's own TorchScript loader, which
 graph is inlined, not optimised; the module's attributes that it reads are listed beside it.
 """
 
-import io
 import json
-import pickle
 import sys
-import zipfile
 from pathlib import Path
 
 _ALIGNMENT = 64
@@ -148,47 +145,6 @@ class Writer:
         return {"strange": f"a {type(value).__name__}"}
 
 
-class _Shape:
-    """A tensor by its type and sizes alone."""
-
-    def __init__(self, dtype, sizes):
-        self.row = [dtype, list(sizes)]
-
-
-class _Shapes(pickle.Unpickler):
-    """Reads what a trace kept of its inputs; the only thing it can make is `_Shape`."""
-
-    def find_class(self, module, name):
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, sizes, *rest: _Shape(storage, sizes)
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch" and name.endswith("Storage"):
-            return name
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-    def persistent_load(self, pid):
-        return _STORAGES.get(pid[1], "float32")
-
-
-_STORAGES = {
-    "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "LongStorage": "int64",
-    "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
-    "BoolStorage": "bool", "BFloat16Storage": "bfloat16",
-}
-
-
-def recorded(path, method):
-    """What the module was traced with: [dtype, shape] of each input; [] where that is not known."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (name,) = (n for n in archive.namelist() if n.endswith("/traced_inputs.pkl"))
-            kept = _Shapes(io.BytesIO(archive.read(name))).load()
-        return [item.row if isinstance(item, _Shape) else None for item in kept[method]]
-    except Exception:
-        return []
-
-
 def export(request):
     """Do what the request asks; the answer."""
     import torch
@@ -198,7 +154,8 @@ def export(request):
         module = torch.jit.load(request["path"], map_location="cpu").eval()
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
-        return {"error": lines[0][:500] if lines else type(error).__name__, "next_step": "Save it again with torch.jit.save."}
+        what = lines[0][:500] if lines else type(error).__name__
+        return {"error": what, "next_step": "Save it again with torch.jit.save."}
     methods = list(module._c._method_names())
     if request["method"] not in methods:
         return {"methods": methods}
@@ -208,7 +165,6 @@ def export(request):
     found = Writer(module, tensors).graph(graph)
     tensors.file.close()
     found["tensors"] = tensors.rows
-    found["recorded"] = recorded(request["path"], request["method"])
     (folder / "graph.json").write_text(json.dumps(found), encoding="utf-8")
     return {"torch": torch.__version__}
 

@@ -11,6 +11,7 @@ import numpy as np
 from raceline.convert import files
 from raceline.convert.exporting import exported
 from raceline.convert.formats.torchscript import program
+from raceline.convert.formats.torchscript.recorded import recorded
 from raceline.convert.formats.torchscript.translate import Given, translate
 from raceline.core.errors import BadModelError, ConfigError, MissingDependencyError
 from raceline.ir import Limits, Model, Provenance
@@ -54,15 +55,19 @@ def read(
         BadModelError: the archive is broken, or only holds weights.
     """
     limits = limits or Limits()
+    if what := "" if files.member_names(path) else files.checkpoint(path):
+        raise BadModelError(f"{path.name} is {what}", files.CHECKPOINT_WHY, files.CHECKPOINT_WAY_OUT)
     with files.Archive(path, limits) as archive:
         _check_members(path, archive.names())
+        kept = [name for name in archive.names() if name.endswith("/traced_inputs.pkl")]
+        traced = recorded(archive.read(kept[0]), method) if kept else ()
     request = {"path": str(path.resolve()), "method": method}
     with exported("torchscript", request, source=path.name, extra=extra, python=python) as (folder, answer):
         if "methods" in answer:
             known = ", ".join(name for name in answer["methods"] if not name.startswith("_"))
             raise ConfigError(f"{path.name} has no method {method!r}", f"it has: {known}")
         loaded = program.load(folder, path.name)
-    given = Given(shapes or {}, dtypes or {}, values or {})
+    given = Given(shapes or {}, dtypes or {}, values or {}, traced)
     provenance = Provenance(
         source=path.name,
         source_format="torchscript",
@@ -103,5 +108,15 @@ _BIAS = np.array([0.5, -1], np.float32)
 
 
 def _check_members(path: Path, names: Sequence[str]) -> None:
-    if not any(name.endswith("/constants.pkl") for name in names):
-        raise BadModelError(f"{path.name} is no TorchScript archive", "it has no code", "Save it with torch.jit.save.")
+    """Refuse an archive without code.
+
+    Raises:
+        BadModelError: it is none of TorchScript's; says what it is instead.
+    """
+    if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
+        return
+    if what := files.checkpoint(path):
+        raise BadModelError(f"{path.name} is {what}", files.CHECKPOINT_WHY, files.CHECKPOINT_WAY_OUT)
+    raise BadModelError(
+        f"{path.name} is no TorchScript archive", "it has no code", "Save it with torch.jit.save."
+    )

@@ -82,12 +82,10 @@ class Program:
     Attributes:
         block: its first input is the module itself.
         attributes: path -> array, number, text, list, `Module` or `Strange`.
-        recorded: (dtype, shape) of each input at tracing, None for what is no tensor; empty where not known.
     """
 
     block: Block
     attributes: dict[str, Any]
-    recorded: tuple[tuple[str, tuple[int, ...]] | None, ...]
 
 
 def load(folder: Path, source: str) -> Program:
@@ -103,8 +101,7 @@ def load(folder: Path, source: str) -> Program:
     except (ValueError, OSError) as error:
         raise BadModelError(f"{source} is broken", f"its tensors are not whole: {error}") from error
     attributes = {path: _plain(value, arrays) for path, value in written["attributes"].items()}
-    recorded = tuple((row[0], tuple(row[1])) if row else None for row in written["recorded"])
-    return Program(_block(written["block"], arrays), attributes, recorded)
+    return Program(_block(written["block"], arrays), attributes)
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

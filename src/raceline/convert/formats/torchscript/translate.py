@@ -28,11 +28,13 @@ class Given:
         shapes: input -> size or name of each axis.
         dtypes: input -> element type.
         values: input -> the number or truth value that it always has.
+        recorded: (dtype, shape) of each input at tracing, None for what is no tensor; empty where not known.
     """
 
     shapes: Mapping[str, Sequence[Dim]]
     dtypes: Mapping[str, str]
     values: Mapping[str, Any]
+    recorded: Sequence[tuple[str, tuple[int, ...]] | None] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class _Attempt:
     ) -> None:  # fmt: skip
         self.b = Builder(source, limits=limits)
         self.assumed_states = states
-        arguments = _Arguments(self.b, program, given, source)
+        arguments = _Arguments(self.b, given, source)
         values = [arguments.of(name, port, place) for place, (name, port) in enumerate(ports.items())]
         arguments.finish()
         self.state_inputs: dict[str, Any] = {}
@@ -195,14 +197,14 @@ class _Size:
 class _Arguments:
     """Makes the graph's inputs; collects what is not known, so that one message says it all."""
 
-    def __init__(self, b: Builder, program: Program, given: Given, source: str) -> None:
-        self.b, self.program, self.given, self.source = b, program, given, source
+    def __init__(self, b: Builder, given: Given, source: str) -> None:
+        self.b, self.given, self.source = b, given, source
         self.lacking: list[str] = []
         self.unusable: list[str] = []
 
     def of(self, name: str, port: Port, place: int) -> Any:
         """What an argument stands for."""
-        recorded = self.program.recorded[place] if place < len(self.program.recorded) else None
+        recorded = self.given.recorded[place] if place < len(self.given.recorded) else None
         return self._of(name, port.type, recorded)
 
     def _of(self, name: str, kind: str, recorded: Any) -> Any:
