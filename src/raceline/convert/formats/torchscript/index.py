@@ -276,8 +276,6 @@ def meshgrid(b: Builder, node: Node, items: Any, indexing: Any = "ij") -> Any:
         lined = b.reshape(item, [-1 if place == at else 1 for place in range(len(items))])
         grids.append(b.op("Expand", lined, shape))
     if swap:
-        order = [1, 0, *range(2, len(items))]
-        grids = [b.transpose(grid, order) for grid in grids]
         grids[0], grids[1] = grids[1], grids[0]
     return grids
 

@@ -12,7 +12,7 @@ from raceline.convert.build import Builder
 from raceline.convert.formats.torchscript import branches, python
 from raceline.convert.formats.torchscript.operands import scalar, shaped
 from raceline.convert.formats.torchscript.program import Block, Module, Node, Strange
-from raceline.convert.formats.torchscript.rules import ALIASES, RULES, VIEWS
+from raceline.convert.formats.torchscript.rules import ALIASES, NUMBERS, RULES, VIEWS
 from raceline.convert.formats.torchscript.values import (
     Lost,
     Memory,
@@ -164,7 +164,7 @@ class Interpreter:
             rule = RULES.get(op)
         if rule is None:
             return [Lost(((node.op, node.name),))] * len(node.outputs)
-        plain = self.unwrap(arguments)
+        plain = self.unwrap(_as_numbers(arguments) if op in NUMBERS else arguments)
         result = rule(self.b, node, *plain)
         if in_place:
             return [self._write(arguments[0], result[0] if isinstance(result, tuple) else result)]
@@ -225,8 +225,24 @@ class Interpreter:
         return item
 
 
+def _as_numbers(arguments: list[Any]) -> list[Any]:
+    """Arguments with numbers that a trace made tensors of as numbers again, beside a tensor that is none."""
+    if not any(isinstance(item, Tensor) and item.number is None for item in arguments):
+        return arguments
+    return [
+        item.number if isinstance(item, Tensor) and item.number is not None and not item.version else item
+        for item in arguments
+    ]
+
+
 def _constant(run: Interpreter, node: Node, arguments: list[Any], env: dict[str, Any]) -> Sequence[Any]:
-    return [run.array(node.constant)]
+    import numpy as np
+
+    value = run.array(node.constant)
+    held = node.constant
+    if isinstance(held, np.ndarray) and not held.ndim and held.dtype in {np.dtype("f8"), np.dtype("i8")}:
+        value.number = held.item()
+    return [value]
 
 
 def _get_attribute(run: Interpreter, node: Node, arguments: list[Any], env: dict[str, Any]) -> Sequence[Any]:

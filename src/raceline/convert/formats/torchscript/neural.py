@@ -56,7 +56,7 @@ def addmm(b: Builder, node: Node, x: Any, left: Any, right: Any, beta: Any = 1, 
 @rules("aten::outer", "aten::ger")
 def outer(b: Builder, node: Node, x: Any, y: Any) -> Any:
     """Products of all pairs."""
-    return b.op("Mul", b.op("Unsqueeze", x, [1]), b.op("Unsqueeze", y, [0]))
+    return b.op("MatMul", b.op("Unsqueeze", x, [1]), b.op("Unsqueeze", y, [0]))
 
 
 @rules("aten::einsum")

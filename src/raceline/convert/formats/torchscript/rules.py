@@ -29,4 +29,7 @@ RULES = merged(
 )
 """torch operator -> rule; an operator that works in place has the rule of the one that does not."""
 
-__all__ = ["ALIASES", "RULES", "VIEWS"]
+NUMBERS = frozenset(math.rules.table)
+"""Operators to which a number may be given as a tensor without axes."""
+
+__all__ = ["ALIASES", "NUMBERS", "RULES", "VIEWS"]

@@ -61,6 +61,7 @@ class Tensor:
         version: counts changes.
         seen: the base's version that `value` shows.
         spoilt: why the tensor's content is unknown; empty for a good one.
+        number: what it holds, where a trace made a tensor of a plain number; its type then decides nothing.
     """
 
     value: ir.Value
@@ -70,6 +71,7 @@ class Tensor:
     version: int = 0
     seen: int = 0
     spoilt: str = ""
+    number: float | None = None
 
 
 @dataclass
