@@ -145,7 +145,9 @@ ARITHMETIC = [
     two("logaddexp", torch.logaddexp),
     two("compare", lambda x, y: ((x > y) & (x >= 0)) | (x < y) & ~(x <= 0.5)),
     two("equal", lambda x, y: (x == x) & (x != y)),
-    two("logical", lambda x, y: torch.logical_xor(torch.logical_and(x > 0, y > 0), torch.logical_or(x > 1, y))),
+    two(
+        "logical", lambda x, y: torch.logical_xor(torch.logical_and(x > 0, y > 0), torch.logical_or(x > 1, y))
+    ),
     two("where", lambda x, y: torch.where(x > 0, x, y)),
     one("where_scalar", lambda x: torch.where(x > 0, x, 0.0)),
     two("masked_fill", lambda x, y: x.masked_fill(y > 0, -1e9)),
@@ -250,7 +252,12 @@ INDEXING = [
     two("index_select", lambda x, y: x.index_select(1, y), None, i(5, top=3), alike=False),
     two("index_batch", lambda x, y: x[y], None, i(5, top=2), alike=False),
     two("index_last", lambda x, y: x[..., y], None, i(5, top=4), alike=False),
-    Case("index_pair", Three(lambda x, y, z: x[y, z]).eval(), (r(4, 3, 5), i(6, top=4), i(6, top=3, seed=1)), False),
+    Case(
+        "index_pair",
+        Three(lambda x, y, z: x[y, z]).eval(),
+        (r(4, 3, 5), i(6, top=4), i(6, top=3, seed=1)),
+        False,
+    ),
     Case(
         "index_apart",
         Three(lambda x, y, z: x[:, y, :, z]).eval(),
@@ -258,7 +265,10 @@ INDEXING = [
         False,
     ),
     Case(
-        "index_inner", Three(lambda x, y, z: x[:, y, z]).eval(), (r(2, 4, 5, 3), i(6, top=4), i(6, top=5, seed=1)), False
+        "index_inner",
+        Three(lambda x, y, z: x[:, y, z]).eval(),
+        (r(2, 4, 5, 3), i(6, top=4), i(6, top=5, seed=1)),
+        False,
     ),
     one("index_mask", lambda x: x[x[:, 0, 0] > -5]),
     one("mask_all", lambda x: x[x > 0]),
@@ -355,7 +365,8 @@ LAYERS = [
     one("bilinear_corners", lambda x: F.interpolate(x, size=(5, 13), mode="bilinear", align_corners=True), IMAGE),
     one("bicubic", lambda x: F.interpolate(x, size=(5, 13), mode="bicubic"), IMAGE),
     one("linear_up", lambda x: F.interpolate(x, scale_factor=2.0, mode="linear"), r(2, 3, 7)),
-    two("grid_sample", lambda x, y: F.grid_sample(x, y, align_corners=False), IMAGE, r(2, 5, 6, 2, low=-1.2, high=1.2)),
+    two("grid_sample", lambda x, y: F.grid_sample(x, y, align_corners=False), IMAGE,
+        r(2, 5, 6, 2, low=-1.2, high=1.2)),
     two("grid_sample_border", lambda x, y: F.grid_sample(x, y, padding_mode="border", align_corners=True), IMAGE,
         r(2, 5, 6, 2, low=-1.2, high=1.2)),
     one("lstm", lambda x, m: m(x)[0], r(2, 5, 4), nn.LSTM(4, 6, batch_first=True)),
@@ -370,7 +381,8 @@ LAYERS = [
     one("rnn_cell", lambda x, m: m(x), r(2, 4), nn.RNNCell(4, 6)),
     one("attention", lambda x: F.scaled_dot_product_attention(x, x * 2, x + 1), r(2, 3, 5, 4)),
     one("attention_causal", lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), r(2, 3, 5, 4)),
-    one("attention_mask", lambda x: F.scaled_dot_product_attention(x, x, x, torch.ones(5, 5).tril() > 0), r(2, 3, 5, 4)),
+    one("attention_mask", lambda x: F.scaled_dot_product_attention(x, x, x, torch.ones(5, 5).tril() > 0),
+        r(2, 3, 5, 4)),
     one("multihead", lambda x, m: m(x, x, x)[0], r(2, 5, 8), nn.MultiheadAttention(8, 2, batch_first=True)),
     one("multihead_weights", lambda x, m: m(x, x * 2, x), r(5, 2, 8), nn.MultiheadAttention(8, 2), alike=False),
     one("encoder_layer", lambda x, m: m(x), r(2, 5, 8),

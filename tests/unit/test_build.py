@@ -88,7 +88,7 @@ def test_bodies_read_what_is_around_them():
     x, more = b.input("x", "float32", [2]), b.input("more", "bool", [])
     yes, no = b.body("yes"), b.body("no")
     then_branch = yes.close([yes.op("Mul", x, b.scalar(2, x))])
-    else_branch = no.close([x])
+    else_branch = no.close([no.constant(np.float32([1, 2]))])
     (y,) = b.control("If", [more], [(np.float32, (2,))], then_branch=then_branch, else_branch=else_branch)
     b.output(y, "y")
     model = finished(b)

@@ -23,7 +23,10 @@ def read(path, folder, shapes=None, values=None, dtypes=None, method="forward"):
     assert "torch" in answer, answer
     given = Given(shapes or {}, dtypes or {}, values or {})
     return translate(
-        program.load(folder, path.name), given, Limits(), Provenance(source=path.name, source_format="torchscript")
+        program.load(folder, path.name),
+        given,
+        Limits(),
+        Provenance(source=path.name, source_format="torchscript"),
     )
 
 
@@ -74,4 +77,6 @@ def test_it_computes_what_torch_does(case, tmp_path):
 def json_inputs(path, folder):
     exporter.export({"path": str(path), "method": "forward", "folder": str(folder)})
     ports = json.loads((folder / "graph.json").read_text())["block"]["inputs"][1:]
-    return [(name.rpartition(".")[0] if name.rpartition(".")[2].isdigit() else name, kind) for name, kind in ports]
+    return [
+        (name.rpartition(".")[0] if name.rpartition(".")[2].isdigit() else name, kind) for name, kind in ports
+    ]

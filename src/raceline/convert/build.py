@@ -172,7 +172,10 @@ class Builder:
             own = (
                 value.graph is self.graph and value.producer() is not None and value not in self.graph.outputs
             )
-            self.graph.outputs.append(value if own else self.op("Identity", value))
+            result = value if own else self.op("Identity", value)
+            if result.producer() is None:  # an Identity of a constant was folded
+                result = self._copied(result)
+            self.graph.outputs.append(result)
         return self.graph
 
     def control(

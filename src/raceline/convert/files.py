@@ -112,7 +112,9 @@ def member_names(path: Path) -> list[str]:
 def checkpoint(path: Path) -> str:
     """What a file is, where it is a checkpoint as torch.save or pickle writes it; empty for every other."""
     names = member_names(path)
-    roots = [name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl") and name.count("/") < 2]
+    roots = [
+        name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl") and name.count("/") < 2
+    ]
     if roots and f"{roots[0]}constants.pkl" not in names:
         return "a PyTorch checkpoint, not a model"
     try:

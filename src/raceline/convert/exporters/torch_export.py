@@ -4,40 +4,39 @@ The archive's members are known to be safe before this runs (formats/torch_expor
 still unpickle, the sample inputs, is read with weights_only, from which torch otherwise falls back.
 """
 
+import importlib
 import json
 import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 _MOST_INSIDE_BYTES = 1_500_000_000  # a larger model has its weights beside it
 
 
-def guard():
+def guard() -> None:
     """Let torch unpickle nothing but tensors, whatever its callers ask."""
-    import pickle
-
     import torch
-    import torch.export.pt2_archive._package as package
+
+    package = importlib.import_module("torch.export.pt2_archive._package")
 
     plain = torch.load
 
-    def only_weights(*arguments, **options):
+    def only_weights(*arguments: Any, **options: Any) -> Any:
         return plain(*arguments, **{**options, "weights_only": True})
 
     class Refusing:
         """Stands in for the pickle module."""
 
-        PicklingError, UnpicklingError = pickle.PicklingError, pickle.UnpicklingError
-
-        def __getattr__(self, name):
+        def __getattr__(self, name: Any) -> Any:
             raise RuntimeError("the archive holds a pickled object")
 
     torch.load = only_weights
-    package.pickle = Refusing()
+    package.pickle = Refusing()  # type: ignore[attr-defined]
 
 
-def export(request):
+def export(request: Any) -> dict[str, Any]:
     """Do what the request asks; the answer."""
     import torch
 
@@ -51,7 +50,7 @@ def export(request):
     return {"torch": torch.__version__}
 
 
-def main():
+def main() -> None:
     """Read the request from standard input; write the answer."""
     request = json.load(sys.stdin)
     warnings.simplefilter("ignore")
@@ -60,7 +59,7 @@ def main():
         answer = export(request)
     except ModuleNotFoundError as error:
         answer = {"missing": error.name or "torch"}
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  torch raises what its many parts raise
         lines = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
         answer = {"error": " ".join(lines)[:600]}
     Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")

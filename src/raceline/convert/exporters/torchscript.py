@@ -7,6 +7,7 @@ graph is inlined, not optimised; the module's attributes that it reads are liste
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 _ALIGNMENT = 64
 
@@ -14,12 +15,12 @@ _ALIGNMENT = 64
 class Tensors:
     """The file of tensors: raw little-endian elements, one tensor after another."""
 
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         self.file = path.open("wb")
-        self.rows = []
-        self.seen = {}
+        self.rows: list[list[Any]] = []
+        self.seen: dict[Any, tuple[int, Any]] = {}
 
-    def add(self, tensor):
+    def add(self, tensor: Any) -> Any:
         """Write a tensor once; its row number."""
         import torch
 
@@ -44,26 +45,26 @@ class Tensors:
 class Writer:
     """Turns a method's graph into plain values."""
 
-    def __init__(self, module, tensors):
+    def __init__(self, module: Any, tensors: Any) -> None:
         self.tensors = tensors
-        self.objects = {}  # path -> ScriptModule or other script object
-        self.attributes = {}
+        self.objects: dict[str, tuple[str, Any]] = {}  # path -> ScriptModule or other script object
+        self.attributes: dict[str, Any] = {}
         self.module = module
         self.count = 0
 
-    def graph(self, graph):
+    def graph(self, graph: Any) -> dict[str, Any]:
         """The whole graph, with the attributes that it reads."""
         inputs = list(graph.inputs())
         self.objects[inputs[0].debugName()] = ("", self.module._c)
         block = self.block(graph, [self.value(v) for v in inputs], list(graph.outputs()))
         return {"block": block, "attributes": self.attributes}
 
-    def block(self, block, inputs, outputs):
+    def block(self, block: Any, inputs: Any, outputs: Any) -> dict[str, Any]:
         """Nodes in order, what comes in and what goes out."""
         nodes = [self.node(node) for node in block.nodes()]
         return {"inputs": inputs, "nodes": nodes, "outputs": [v.debugName() for v in outputs]}
 
-    def node(self, node):
+    def node(self, node: Any) -> dict[str, Any]:
         """One node."""
         kind = node.kind()
         self.count += 1
@@ -89,11 +90,11 @@ class Writer:
         ]
         return plain
 
-    def value(self, value):
+    def value(self, value: Any) -> Any:
         """A value's name and type."""
         return [value.debugName(), str(value.type().annotation_str)]
 
-    def constant(self, node):
+    def constant(self, node: Any) -> Any:
         """What a constant holds."""
         output = node.output()
         if output.type().kind() == "FunctionType":
@@ -102,7 +103,7 @@ class Writer:
             return None
         return self.plain(output.toIValue())
 
-    def attribute(self, node):
+    def attribute(self, node: Any) -> Any:
         """The path of an attribute, once its value is listed; "" for one of no module."""
         import torch
 
@@ -124,11 +125,11 @@ class Writer:
             self.attributes[full] = self.plain(found)
         return full
 
-    def plain(self, value):
+    def plain(self, value: Any) -> Any:
         """A value as JSON takes it."""
         import torch
 
-        if value is None or isinstance(value, (bool, int, str)):
+        if value is None or isinstance(value, bool | int | str):
             return value
         if isinstance(value, float):
             return {"float": repr(value)}
@@ -145,14 +146,14 @@ class Writer:
         return {"strange": f"a {type(value).__name__}"}
 
 
-def export(request):
+def export(request: Any) -> dict[str, Any]:
     """Do what the request asks; the answer."""
     import torch
 
     folder = Path(request["folder"])
     try:
         module = torch.jit.load(request["path"], map_location="cpu").eval()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  torch raises what its many parts raise
         lines = [line for line in str(error).splitlines() if line.strip()]
         what = lines[0][:500] if lines else type(error).__name__
         return {"error": what, "next_step": "Save it again with torch.jit.save."}
@@ -169,14 +170,14 @@ def export(request):
     return {"torch": torch.__version__}
 
 
-def main():
+def main() -> None:
     """Read the request from standard input; write the answer."""
     request = json.load(sys.stdin)
     try:
         answer = export(request)
     except ModuleNotFoundError as error:
         answer = {"missing": error.name or "torch"}
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  torch raises what its many parts raise
         answer = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
     Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 

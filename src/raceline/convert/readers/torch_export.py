@@ -22,7 +22,9 @@ from raceline.convert.onnx_file import read_onnx
 from raceline.core.errors import BadModelError, ConfigError, MissingDependencyError
 from raceline.ir import Limits, Model, Provenance
 
-description = "torch.export programs (.pt2) as torch.export.save writes them, and modules in memory; needs torch"
+description = (
+    "torch.export programs (.pt2) as torch.export.save writes them, and modules in memory; needs torch"
+)
 extensions = (".pt2",)
 extra = "torch"
 
@@ -134,9 +136,7 @@ def _arguments(source: Any, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any
     return tuple(tensor(item) for item in items), {}
 
 
-def _export(
-    source: Any, arguments: tuple[Any, ...], options: dict[str, Any], path: Path, name: str
-) -> None:
+def _export(source: Any, arguments: tuple[Any, ...], options: dict[str, Any], path: Path, name: str) -> None:
     try:
         import onnxscript  # noqa: F401  torch's exporter needs it and says so only by a traceback
         import torch

@@ -86,7 +86,9 @@ def example(folder: Path) -> Path:
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise MissingDependencyError("an example of TorchScript", "torch", "pip install 'raceline[torch]'") from error
+        raise MissingDependencyError(
+            "an example of TorchScript", "torch", "pip install 'raceline[torch]'"
+        ) from error
 
     layer = torch.nn.Linear(3, 2)
     with torch.no_grad():

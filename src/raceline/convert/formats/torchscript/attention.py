@@ -30,12 +30,14 @@ def attention(
         key, value = (_repeated(b, item, query) for item in (key, value))
     if scale is None:
         width = b.shape(query)[-1]
-        if not isinstance(width, int):
-            raise UnsupportedError("heads of open size")
-        scale = 1 / math.sqrt(width)
+        scale = 1 / math.sqrt(width) if isinstance(width, int) else None
     rank = b.rank(key)
     scores = b.op("MatMul", query, b.transpose(key, [*range(rank - 2), rank - 1, rank - 2]))
-    scores = b.op("Mul", scores, b.scalar(scale, scores))
+    if scale is None:
+        open_width = b.cast(b.op("Shape", query, start=-1), b.dtype(scores))
+        scores = b.op("Div", scores, b.op("Sqrt", open_width))
+    else:
+        scores = b.op("Mul", scores, b.scalar(scale, scores))
     if causal:
         mask = _causal(b, query, key)
     if mask is not None:
@@ -110,7 +112,9 @@ def encoder_layer(
         return b.op("LayerNormalization", item, weight, bias, axis=-1, epsilon=float(eps))
 
     def attend(item: Any) -> Any:
-        return multi_head(b, node, item, item, item, width, heads, w_in, b_in, w_out, b_out, mask, False, True, kind)[0]
+        return multi_head(
+            b, node, item, item, item, width, heads, w_in, b_in, w_out, b_out, mask, False, True, kind
+        )[0]
 
     def feed(item: Any) -> Any:
         inner = b.op("Add", b.op("MatMul", item, b.transpose(f1, [1, 0])), g1)

@@ -29,9 +29,7 @@ def either(run: Interpreter, node: Node, condition: Scalar, env: Mapping[str, An
         return run.run(taken, [], env)
     sides = [_Side(run, block, env) for block in node.blocks]
     merge = _Merge(run.b, sides[0].b, sides[1].b)
-    results = [
-        merge.plan(a, b) for a, b in zip(sides[0].results, sides[1].results, strict=True)
-    ]
+    results = [merge.plan(a, b) for a, b in zip(sides[0].results, sides[1].results, strict=True)]
     tensors, attributes = _changed(run, sides, merge)
     merge.build(condition)
     for tensor, plan in tensors:
@@ -79,6 +77,7 @@ def _changed(
             tensors.append((tensor, merge.plan(ends[0]["value"], ends[1]["value"])))
     attributes = {}
     for path in {**sides[0].attributes, **sides[1].attributes}:
+        run.read.setdefault(path)  # one of the branches leaves it as it was
         before = run.unwrap(run.array(run.memory.attributes[path]))
         attributes[path] = merge.plan(*(side.attributes.get(path, before) for side in sides))
     return tensors, attributes
@@ -125,7 +124,9 @@ class _Merge:
 
     def _one(self, b: Builder, item: Any, kind: type) -> Any:
         dtype = {bool: np.bool_, int: np.int64, float: np.float64}[kind]
-        return b.cast(item.value, dtype) if isinstance(item, Scalar) else b.reshape(number(b, item, dtype), [1])
+        return (
+            b.cast(item.value, dtype) if isinstance(item, Scalar) else b.reshape(number(b, item, dtype), [1])
+        )
 
     def build(self, condition: Scalar) -> None:
         """Add the `If`."""
@@ -165,5 +166,3 @@ def _shape(b: Builder, one: Any, other: Any) -> list[Any] | None:
 
 def _raises(block: Block) -> bool:
     return any(node.op == "prim::RaiseException" for node in block.nodes)
-
-

@@ -96,7 +96,9 @@ def full_like(b: Builder, node: Node, x: Any, item: Any, dtype: Any = None, *_: 
 @rules("aten::fill", "aten::zero")
 def fill(b: Builder, node: Node, x: Any, item: Any = 0) -> Any:
     """The tensor with every element replaced."""
-    return b.op("Expand", number(b, item, b.dtype(x)), b.sizes(x)) if b.rank(x) else number(b, item, b.dtype(x))
+    return (
+        b.op("Expand", number(b, item, b.dtype(x)), b.sizes(x)) if b.rank(x) else number(b, item, b.dtype(x))
+    )
 
 
 @rules("aten::copy")
@@ -134,9 +136,9 @@ def _is_int(item: Any) -> bool:
 def _range(start: Any, end: Any, step: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     if (end - start) / step > 10_000_000:
         raise UnsupportedError("a range of more than 10,000,000 numbers")
-    return np.arange(start, end, step, dtype=np.float64 if isinstance(start + end + step, float) else None).astype(
-        dtype
-    )
+    return np.arange(
+        start, end, step, dtype=np.float64 if isinstance(start + end + step, float) else None
+    ).astype(dtype)
 
 
 @rules("aten::linspace")

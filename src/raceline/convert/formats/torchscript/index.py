@@ -88,9 +88,14 @@ def scatter(b: Builder, node: Node, x: Any, dim: Any, where: Any, source: Any, *
     if "scatter_add" in node.op:
         reduction = "add"
     elif rest:
-        reduction = {"add": "add", "sum": "add", "multiply": "mul", "prod": "mul", "amax": "max", "amin": "min"}.get(
-            rest[0]
-        )
+        reduction = {
+            "add": "add",
+            "sum": "add",
+            "multiply": "mul",
+            "prod": "mul",
+            "amax": "max",
+            "amin": "min",
+        }.get(rest[0])
         if reduction is None or (len(rest) > 1 and not rest[1]):
             raise UnsupportedError(f"with reduction {rest}")
     if b.shape(source) != b.shape(where):
@@ -192,7 +197,9 @@ def index_fill(b: Builder, node: Node, x: Any, dim: Any, where: Any, item: Any) 
     shape[place] = size(b, where, 0)
     lined = b.reshape(where, [-1 if at == place else 1 for at in range(b.rank(x))])
     wide = b.op("Expand", lined, ints(b, shape))
-    return b.op("ScatterElements", x, wide, b.op("Expand", number(b, item, b.dtype(x)), ints(b, shape)), axis=place)
+    return b.op(
+        "ScatterElements", x, wide, b.op("Expand", number(b, item, b.dtype(x)), ints(b, shape)), axis=place
+    )
 
 
 @rules("aten::flip")
@@ -270,7 +277,9 @@ def meshgrid(b: Builder, node: Node, items: Any, indexing: Any = "ij") -> Any:
     swap = indexing == "xy" and len(items) > 1
     if swap:
         items[0], items[1] = items[1], items[0]
-    shape = b.op("Concat", *(b.sizes(item) for item in items), axis=0) if len(items) > 1 else b.sizes(items[0])
+    shape = (
+        b.op("Concat", *(b.sizes(item) for item in items), axis=0) if len(items) > 1 else b.sizes(items[0])
+    )
     grids = []
     for at, item in enumerate(items):
         lined = b.reshape(item, [-1 if place == at else 1 for place in range(len(items))])
@@ -301,7 +310,8 @@ _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge",
 
 
 @rules("aten::pad", "aten::constant_pad_nd", "aten::reflection_pad1d", "aten::reflection_pad2d",
-       "aten::replication_pad1d", "aten::replication_pad2d", "aten::replication_pad3d", "aten::reflection_pad3d")  # fmt: skip
+       "aten::replication_pad1d", "aten::replication_pad2d", "aten::replication_pad3d",
+       "aten::reflection_pad3d")  # fmt: skip
 def pad(b: Builder, node: Node, x: Any, sizes: Any, *rest: Any) -> Any:
     """More elements around; sizes are listed from the last axis on."""
     mode, value = "constant", 0
@@ -312,8 +322,10 @@ def pad(b: Builder, node: Node, x: Any, sizes: Any, *rest: Any) -> Any:
         value = rest[0] if rest else 0
     else:
         mode = "reflect" if "reflection" in node.op else "replicate"
-    if not sizes or all(item == 0 for item in sizes if not isinstance(item, Scalar)) and not any(
-        isinstance(item, Scalar) for item in sizes
+    if (
+        not sizes
+        or all(item == 0 for item in sizes if not isinstance(item, Scalar))
+        and not any(isinstance(item, Scalar) for item in sizes)
     ):
         return x
     places = [b.rank(x) - 1 - at for at in range(len(sizes) // 2)]

@@ -11,7 +11,7 @@ from typing import Any
 from raceline.convert.build import Builder
 from raceline.convert.formats.torchscript import branches, python
 from raceline.convert.formats.torchscript.operands import scalar, shaped
-from raceline.convert.formats.torchscript.program import Block, Module, Node, Strange
+from raceline.convert.formats.torchscript.program import Block, Module, Node
 from raceline.convert.formats.torchscript.rules import ALIASES, NUMBERS, RULES, VIEWS
 from raceline.convert.formats.torchscript.values import (
     Lost,
@@ -61,7 +61,9 @@ class Interpreter:
         self._constants: dict[int, Tensor] = {}
         self._steps = 0
 
-    def run(self, block: Block, arguments: Sequence[Any], around: Mapping[str, Any] | None = None) -> list[Any]:
+    def run(
+        self, block: Block, arguments: Sequence[Any], around: Mapping[str, Any] | None = None
+    ) -> list[Any]:
         """Follow a block; what it gives.
 
         Args:
@@ -147,7 +149,7 @@ class Interpreter:
         if own is not None:
             return own(self, node, arguments, env)  # type: ignore[no-any-return]
         causes = causes_in(arguments)
-        if causes and not python.passes_parts(node.op):
+        if causes and not python.passes_parts(node.op, arguments):
             return [Lost(tuple(dict.fromkeys(causes)))] * max(1, len(node.outputs))
         found = python.apply(node.op, arguments, self.memory, is_dynamic(arguments))
         if found is not python.NOTHING:
@@ -252,7 +254,8 @@ def _get_attribute(run: Interpreter, node: Node, arguments: list[Any], env: dict
         raise BadModelError(f"{run.source} is broken", f"there is no attribute {node.attribute!r}")
     value = run.memory.attributes[node.attribute]
     if not isinstance(value, Module):
-        run.read.setdefault(node.attribute)
+        if node.attribute not in run.written:
+            run.read.setdefault(node.attribute)
         import numpy as np
 
         if isinstance(value, np.ndarray):
@@ -296,7 +299,9 @@ def _loop(run: Interpreter, node: Node, arguments: list[Any], env: dict[str, Any
 
 
 def _raise(run: Interpreter, node: Node, arguments: list[Any], env: dict[str, Any]) -> Sequence[Any]:
-    said = arguments[0] if isinstance(arguments[0], str) and arguments[0] else "an exception without a message"
+    said = (
+        arguments[0] if isinstance(arguments[0], str) and arguments[0] else "an exception without a message"
+    )
     raise Raised(said)
 
 

@@ -221,7 +221,14 @@ _FLOAT_FUNCTIONS = {
     "acosh": "Acosh", "atanh": "Atanh", "erf": "Erf", "sigmoid": "Sigmoid", "reciprocal": "Reciprocal",
     "arcsin": "Asin", "arccos": "Acos", "arctan": "Atan", "special_expit": "Sigmoid", "special_erf": "Erf",
 }  # fmt: skip
-_SAME_FUNCTIONS = {"neg": "Neg", "negative": "Neg", "abs": "Abs", "absolute": "Abs", "sign": "Sign", "sgn": "Sign"}
+_SAME_FUNCTIONS = {
+    "neg": "Neg",
+    "negative": "Neg",
+    "abs": "Abs",
+    "absolute": "Abs",
+    "sign": "Sign",
+    "sgn": "Sign",
+}
 _ROUNDING = {"floor": "Floor", "ceil": "Ceil"}
 
 
@@ -328,7 +335,9 @@ def logaddexp(b: Builder, node: Node, left: Any, right: Any) -> Any:
     x, y = promoted(b, left, right)
     top, bottom = b.op("Max", x, y), b.op("Min", x, y)
     rest = b.op("Log", b.op("Add", b.scalar(1, x), b.op("Exp", b.op("Sub", bottom, top))))
-    return b.op("Where", b.op("Equal", x, y), b.op("Add", x, b.scalar(math.log(2), x)), b.op("Add", top, rest))
+    return b.op(
+        "Where", b.op("Equal", x, y), b.op("Add", x, b.scalar(math.log(2), x)), b.op("Add", top, rest)
+    )
 
 
 @rules("aten::clamp", "aten::clip", "aten::clamp_min", "aten::clamp_max", "aten::hardtanh", "aten::relu6")
@@ -376,7 +385,7 @@ def lerp(b: Builder, node: Node, start: Any, end: Any, weight: Any) -> Any:
 
 @rules("aten::addcmul", "aten::addcdiv")
 def add_combined(b: Builder, node: Node, x: Any, left: Any, right: Any, value: Any = 1) -> Any:
-    """x + value * (left * right), or / right."""
+    """X + value * (left * right), or / right."""
     x, left, right = promoted(b, x, left, right)
     term = b.op("Mul" if "mul" in node.op else "Div", left, right)
     if value != 1:
@@ -438,7 +447,9 @@ def convert(b: Builder, x: Any, code: int) -> Any:
     return b.cast(x, dtype_of(code))
 
 
-@rules("aten::_cast_Float", "aten::float", "aten::double", "aten::long", "aten::int", "aten::bool", "aten::half")
+@rules(
+    "aten::_cast_Float", "aten::float", "aten::double", "aten::long", "aten::int", "aten::bool", "aten::half"
+)
 def cast_by_name(b: Builder, node: Node, x: Any, *_: Any) -> Any:
     """In the element type that the method names."""
     names = {"float": "float32", "_cast_Float": "float32", "double": "float64", "long": "int64", "int": "int32",

@@ -34,7 +34,7 @@ def matmul(b: Builder, node: Node, x: Any, y: Any) -> Any:
 
 @rules("aten::linear")
 def linear(b: Builder, node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
-    """x W^T + bias."""
+    """X W^T + bias."""
     order = [1, 0] if b.rank(weight) == 2 else [0]
     y = b.op("MatMul", x, b.transpose(weight, order))
     return y if bias is None else b.op("Add", y, bias)
@@ -42,7 +42,7 @@ def linear(b: Builder, node: Node, x: Any, weight: Any, bias: Any = None) -> Any
 
 @rules("aten::addmm", "aten::baddbmm", "aten::addbmm", "aten::addmv")
 def addmm(b: Builder, node: Node, x: Any, left: Any, right: Any, beta: Any = 1, alpha: Any = 1) -> Any:
-    """beta x + alpha left right."""
+    """Beta x + alpha left right."""
     if node.op.startswith("aten::addbmm"):
         raise UnsupportedError("a sum of products")
     y = b.op("MatMul", left, right)
@@ -156,7 +156,8 @@ def _conv_transpose(
     x, alone = _batched(b, x, spatial)
     y = b.op(
         "ConvTranspose", x, weight, bias, strides=listed(stride, spatial), pads=listed(padding, spatial) * 2,
-        dilations=listed(dilation, spatial), group=int(groups), kernel_shape=[_known(d) for d in b.shape(weight)[2:]],
+        dilations=listed(dilation, spatial), group=int(groups),
+        kernel_shape=[_known(d) for d in b.shape(weight)[2:]],
         output_padding=listed(output_padding, spatial),
     )  # fmt: skip
     return _unbatched(b, y, alone)
@@ -214,7 +215,9 @@ def adaptive_pool(b: Builder, node: Node, x: Any, wanted: Any) -> Any:
     x, alone = _batched(b, x, spatial)
     sizes = list(fixed(wanted if isinstance(wanted, list) else [wanted], "size"))
     have = b.shape(x)[2:]
-    sizes = [h if w is None else w for w, h in zip(sizes * (spatial if len(sizes) == 1 else 1), have, strict=True)]
+    sizes = [
+        h if w is None else w for w, h in zip(sizes * (spatial if len(sizes) == 1 else 1), have, strict=True)
+    ]
     if sizes == [1] * spatial:
         y = b.op("GlobalMaxPool" if most else "GlobalAveragePool", x)
     elif list(have) == sizes:
@@ -306,7 +309,14 @@ def rms_norm(b: Builder, node: Node, x: Any, shape: Any, weight: Any = None, eps
 
 @rules("aten::group_norm")
 def group_norm(
-    b: Builder, node: Node, x: Any, groups: Any, weight: Any = None, bias: Any = None, eps: Any = 1e-5, *_: Any
+    b: Builder,
+    node: Node,
+    x: Any,
+    groups: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: Any = 1e-5,
+    *_: Any,
 ) -> Any:
     """Normalisation over groups of channels."""
     sizes = b.sizes(x)
@@ -375,31 +385,31 @@ def prelu(b: Builder, node: Node, x: Any, slope: Any) -> Any:
 
 @rules("aten::gelu")
 def gelu(b: Builder, node: Node, x: Any, approximate: Any = "none") -> Any:
-    """x times the normal distribution."""
+    """X times the normal distribution."""
     return b.op("Gelu", x, approximate=approximate)
 
 
 @rules("aten::silu", "aten::swish")
 def silu(b: Builder, node: Node, x: Any) -> Any:
-    """x times its sigmoid."""
+    """X times its sigmoid."""
     return b.op("Mul", x, b.op("Sigmoid", x))
 
 
 @rules("aten::mish")
 def mish(b: Builder, node: Node, x: Any) -> Any:
-    """x times the hyperbolic tangent of its softplus."""
+    """X times the hyperbolic tangent of its softplus."""
     return b.op("Mish", x)
 
 
 @rules("aten::hardswish")
 def hardswish(b: Builder, node: Node, x: Any) -> Any:
-    """x times its hard sigmoid."""
+    """X times its hard sigmoid."""
     return b.op("HardSwish", x)
 
 
 @rules("aten::hardsigmoid")
 def hardsigmoid(b: Builder, node: Node, x: Any) -> Any:
-    """x / 6 + 1/2, held between 0 and 1."""
+    """X / 6 + 1/2, held between 0 and 1."""
     return b.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
 
 
@@ -421,7 +431,7 @@ def softplus(b: Builder, node: Node, x: Any, beta: Any = 1, threshold: Any = 20)
 
 @rules("aten::softsign")
 def softsign(b: Builder, node: Node, x: Any) -> Any:
-    """x / (1 + |x|)."""
+    """X / (1 + |x|)."""
     return b.op("Softsign", x)
 
 
@@ -487,6 +497,6 @@ def channel_shuffle(b: Builder, node: Node, x: Any, groups: Any) -> Any:
 
 @rules("aten::bilinear")
 def bilinear(b: Builder, node: Node, x: Any, y: Any, weight: Any, bias: Any = None) -> Any:
-    """x W y for each output."""
+    """X W y for each output."""
     found = b.op("Einsum", x, y, weight, equation="...i,...j,oij->...o")
     return found if bias is None or not is_value(bias) else b.op("Add", found, bias)

@@ -147,18 +147,20 @@ def dtype_of(code: Any, default: Any = FLOAT) -> np.dtype[Any]:
         UnsupportedError: ONNX has no such type.
     """
     if code is None:
-        return np.dtype(default)
+        default = np.dtype(default)
+        return default  # type: ignore[no-any-return]
     name = DTYPES[code] if isinstance(code, int) and 0 <= code < len(DTYPES) else f"number {code}"
     try:
         if name.startswith(("complex", "q", "number")):
             raise ValueError(name)
-        return numpy_dtype(name)
+        element: np.dtype[Any] = numpy_dtype(name)
     except (ValueError, TypeError) as error:
         raise UnsupportedError(f"elements of type {name}") from error
+    return element
 
 
 def code_of(dtype: np.dtype[Any]) -> int:
-    """torch's number for a NumPy type."""
+    """Torch's number for a NumPy type."""
     return DTYPES.index(dtype.name)
 
 
@@ -167,7 +169,8 @@ def size(b: Builder, x: Any, place: int) -> int | Scalar:
     dim = b.shape(x)[place]
     if isinstance(dim, int):
         return dim
-    return scalar(b.op("Shape", x, start=place, end=place + 1), int)
+    found: int | Scalar = scalar(b.op("Shape", x, start=place, end=place + 1), int)
+    return found
 
 
 def scalar(value: Any, kind: type) -> Any:

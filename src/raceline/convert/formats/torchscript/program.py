@@ -112,8 +112,9 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         known = {"float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "bfloat16"}
         if name not in known:
             raise ValueError(f"elements of type {name}")
-        return np.dtype(getattr(ml_dtypes, name))
-    return np.dtype(name)
+        name = getattr(ml_dtypes, name)
+    element: np.dtype[Any] = np.dtype(name)
+    return element
 
 
 def _array(data: np.ndarray[Any, Any], dtype: str, shape: list[int], offset: int) -> np.ndarray[Any, Any]:

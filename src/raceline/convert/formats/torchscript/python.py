@@ -42,9 +42,9 @@ def apply(op: str, arguments: list[Any], memory: Memory, dynamic: bool) -> Any:
     return _ON_NUMBERS[op](*arguments)
 
 
-def passes_parts(op: str) -> bool:
-    """Whether an operation only moves values about, so that one lost part loses nothing else."""
-    return op in _MOVING
+def passes_parts(op: str, arguments: list[Any]) -> bool:
+    """Whether an operation only moves parts of a container, so that one lost part loses nothing else."""
+    return op in _MOVING and bool(arguments) and isinstance(arguments[0], _CONTAINERS)
 
 
 def is_a(item: Any, kind: str) -> bool:
@@ -55,7 +55,13 @@ def is_a(item: Any, kind: str) -> bool:
         own = item.kind if isinstance(item, Scalar) else type(item)
         return bool(own.__name__ == kind)
     name = kind.split("[")[0]
-    plain: Mapping[str, Any] = {"str": str, "List": list, "Tuple": tuple, "Dict": dict, "NoneType": type(None)}
+    plain: Mapping[str, Any] = {
+        "str": str,
+        "List": list,
+        "Tuple": tuple,
+        "Dict": dict,
+        "NoneType": type(None),
+    }
     if name not in plain:
         raise UnsupportedError(f"a test for type {kind}")
     if name in {"List", "Tuple", "Dict"} and isinstance(item, plain[name]) and item:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-
-from raceline.convert.formats.torchscript.operands import size
 from raceline.convert.formats.torchscript.operands import ints as ints_of
+from raceline.convert.formats.torchscript.operands import size
 from raceline.convert.lower import Rules, UnsupportedError
 
 if TYPE_CHECKING:
@@ -36,7 +35,10 @@ def _layer_weights(
     """ONNX's W, R and B of a layer from torch's four (or two) for each direction."""
     count = 4 if biased else 2
     directions = [weights[at : at + count] for at in range(0, len(weights), count)]
-    put = (lambda item: _gates(b, item, order)) if order else (lambda item: item)
+
+    def put(item: Any) -> Any:
+        return _gates(b, item, order) if order else item
+
     w = _stacked(b, [put(direction[0]) for direction in directions])
     r = _stacked(b, [put(direction[1]) for direction in directions])
     if not biased:
@@ -62,14 +64,12 @@ def _run(
     each = len(params) // layers
     if len(params) != layers * directions * (4 if biased else 2):
         raise UnsupportedError("a projection of its state")
-    hidden = b.shape(params[1])[1]
+    hidden: Any = b.shape(params[1])[1]
     ends: list[list[Any]] = [[] for _ in states]
     for layer in range(layers):
         w, r, bias = _layer_weights(b, params[layer * each : (layer + 1) * each], order, bool(biased))
         low, high = layer * directions, (layer + 1) * directions
-        first = [
-            state if layers == 1 else b.op("Slice", state, [low], [high], [0]) for state in states
-        ]
+        first = [state if layers == 1 else b.op("Slice", state, [low], [high], [0]) for state in states]
         y, *last = b.op(
             op, x, w, r, bias, None, *first, outputs=1 + len(states), hidden_size=int(hidden),
             direction="bidirectional" if bidirectional else "forward", **settings,
@@ -96,7 +96,9 @@ def lstm(b: Builder, node: Node, x: Any, states: Any, params: Any, *rest: Any) -
     if node.overload != "input":
         raise UnsupportedError("packed sequences")
     biased, layers, share, training, bidirectional, batch_first = rest
-    return _run(b, node, "LSTM", x, states, params, biased, layers, training, bidirectional, batch_first, share)
+    return _run(
+        b, node, "LSTM", x, states, params, biased, layers, training, bidirectional, batch_first, share
+    )
 
 
 @rules("aten::gru", "aten::rnn_tanh", "aten::rnn_relu")
@@ -109,7 +111,19 @@ def gru(b: Builder, node: Node, x: Any, state: Any, params: Any, *rest: Any) -> 
     if node.op == "aten::rnn_relu":
         settings = {"activations": ["Relu"] * (2 if bidirectional else 1)}  # type: ignore[dict-item]
     return _run(
-        b, node, op, x, [state], params, biased, layers, training, bidirectional, batch_first, share, **settings
+        b,
+        node,
+        op,
+        x,
+        [state],
+        params,
+        biased,
+        layers,
+        training,
+        bidirectional,
+        batch_first,
+        share,
+        **settings,
     )
 
 
@@ -151,5 +165,3 @@ def rnn_cell(
     """One step of a plain recurrent network."""
     total = b.op("Add", _affine(b, x, w, w_bias), _affine(b, hidden, r, r_bias))
     return b.op("Tanh" if "tanh" in node.op else "Relu", total)
-
-

@@ -169,11 +169,19 @@ def softmax(b: Builder, node: Node, x: Any, dim: Any, dtype: Any = None) -> Any:
 
 
 @rules("aten::topk")
-def topk(b: Builder, node: Node, x: Any, count: Any, dim: Any = -1, largest_: Any = True, in_order: Any = True) -> Any:
+def topk(
+    b: Builder, node: Node, x: Any, count: Any, dim: Any = -1, largest_: Any = True, in_order: Any = True
+) -> Any:
     """The largest or smallest elements of an axis and their places."""
     place = axis(dim, b.rank(x))
     return b.op(
-        "TopK", x, ints(b, [count]), outputs=2, axis=place, largest=int(bool(largest_)), sorted=int(bool(in_order))
+        "TopK",
+        x,
+        ints(b, [count]),
+        outputs=2,
+        axis=place,
+        largest=int(bool(largest_)),
+        sorted=int(bool(in_order)),
     )
 
 
@@ -188,7 +196,14 @@ def sort(b: Builder, node: Node, x: Any, *arguments: Any) -> Any:
     return where if node.op == "aten::argsort" else (values, where)
 
 
-@rules("aten::cumprod", "aten::cummax", "aten::median", "aten::mode", "aten::kthvalue", "aten::unique_consecutive")
+@rules(
+    "aten::cumprod",
+    "aten::cummax",
+    "aten::median",
+    "aten::mode",
+    "aten::kthvalue",
+    "aten::unique_consecutive",
+)
 def no_counterpart(b: Builder, node: Node, *_: Any) -> Any:
     """Operators that ONNX has no counterpart of."""
     raise UnsupportedError("ONNX has nothing like it")

@@ -25,13 +25,17 @@ def _resize(b: Builder, x: Any, sizes: Any, factors: Any, **settings: Any) -> An
         expected = None if sizes is None else [s for s in sizes if not isinstance(s, Scalar)]
         have = b.shape(x)[2:]
         if expected is None or expected == [
-            int(np.floor(h * np.float32(f))) if isinstance(h, int) else None for h, f in zip(have, given, strict=True)
+            int(np.floor(h * np.float32(f))) if isinstance(h, int) else None
+            for h, f in zip(have, given, strict=True)
         ]:
             return b.op("Resize", x, None, scales, **settings)
     if sizes is None:
         raise UnsupportedError("neither a size nor a factor is given")
     front = [b.shape(x)[0], b.shape(x)[1]]
-    known = [d if isinstance(d, int) else Scalar(b.op("Shape", x, start=at, end=at + 1), int) for at, d in enumerate(front)]
+    known = [
+        d if isinstance(d, int) else Scalar(b.op("Shape", x, start=at, end=at + 1), int)
+        for at, d in enumerate(front)
+    ]
     return b.op("Resize", x, None, None, ints(b, [*known, *sizes]), **settings)
 
 
@@ -68,7 +72,14 @@ _PADDING = ("zeros", "border", "reflection")
 @rules("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")
 def grid_sampler(b: Builder, node: Node, x: Any, grid: Any, mode: Any, padding: Any, align: Any) -> Any:
     """Elements at the places that a grid names."""
-    return b.op("GridSample", x, grid, mode=_MODES[mode], padding_mode=_PADDING[padding], align_corners=int(bool(align)))
+    return b.op(
+        "GridSample",
+        x,
+        grid,
+        mode=_MODES[mode],
+        padding_mode=_PADDING[padding],
+        align_corners=int(bool(align)),
+    )
 
 
 @rules("aten::affine_grid_generator")

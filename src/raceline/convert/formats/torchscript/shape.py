@@ -61,7 +61,7 @@ def count(b: Builder, node: Node, x: Any) -> Any:
 
 @rules("prim::dtype")
 def dtype_code(b: Builder, node: Node, x: Any) -> Any:
-    """torch's number of the element type."""
+    """Torch's number of the element type."""
     return DTYPES.index(b.dtype(x).name)
 
 
@@ -111,7 +111,19 @@ def view(b: Builder, node: Node, x: Any, sizes: Any, *_: Any) -> Any:
     """The elements in another shape."""
     if not isinstance(sizes, list):
         raise UnsupportedError("a view as another element type")
-    return shaped(b, x, sizes)
+    return shaped(b, x, _settled(b, x, sizes))
+
+
+def _settled(b: Builder, x: Any, sizes: list[Any]) -> list[Any]:
+    """Sizes with a number for -1, where the open axes among them are the tensor's own."""
+    shape = b.shape(x)
+    names = sorted(dim for dim in shape if isinstance(dim, str))
+    asked = sorted(item.dim for item in sizes if isinstance(item, Scalar))
+    if names != asked or None in shape or sum(1 for item in sizes if item == -1) != 1:
+        return sizes
+    known = math.prod(dim for dim in shape if isinstance(dim, int))
+    others = math.prod(item for item in sizes if not isinstance(item, Scalar) and item != -1)
+    return [known // others if item == -1 and others else item for item in sizes]
 
 
 @rules("aten::view_as", "aten::reshape_as")
@@ -130,7 +142,7 @@ def flatten(b: Builder, node: Node, x: Any, start: Any = 0, end: Any = -1) -> An
     if first == last:
         return x
     kept = [size(b, x, place) for place in range(rank)]
-    middle = kept[first : last + 1]
+    middle: list[Any] = kept[first : last + 1]
     one = -1 if any(isinstance(item, Scalar) for item in middle) else math.prod(middle)
     return shaped(b, x, [*kept[:first], one, *kept[last + 1 :]])
 
@@ -225,7 +237,9 @@ def select(b: Builder, node: Node, x: Any, dim: Any, index: Any) -> Any:
 
 
 @rules("aten::slice", "aten::narrow")
-def slice_(b: Builder, node: Node, x: Any, dim: Any = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
+def slice_(
+    b: Builder, node: Node, x: Any, dim: Any = 0, start: Any = None, end: Any = None, step: Any = 1
+) -> Any:
     """A stretch of an axis."""
     place = axis(dim, b.rank(x))
     low, high, by = bounds(b, node, x, place, start, end, step)
@@ -234,7 +248,9 @@ def slice_(b: Builder, node: Node, x: Any, dim: Any = 0, start: Any = None, end:
     return b.op("Slice", x, ints(b, [low]), ints(b, [high]), [place], ints(b, [by]))
 
 
-def bounds(b: Builder, node: Node, x: Any, place: int, start: Any, end: Any, step: Any) -> tuple[Any, Any, Any]:
+def bounds(
+    b: Builder, node: Node, x: Any, place: int, start: Any, end: Any, step: Any
+) -> tuple[Any, Any, Any]:
     """Start, end and step of a slice; the end is `END` where all of an axis is taken."""
     if node.op == "aten::narrow":
         if is_value(start):
@@ -331,7 +347,14 @@ def _back_select(b: Builder, node: Node, base: Any, new: Any, dim: Any, index: A
 
 
 def _back_slice(
-    b: Builder, node: Node, base: Any, new: Any, dim: Any = 0, start: Any = None, end: Any = None, step: Any = 1
+    b: Builder,
+    node: Node,
+    base: Any,
+    new: Any,
+    dim: Any = 0,
+    start: Any = None,
+    end: Any = None,
+    step: Any = 1,
 ) -> Any:
     place = axis(dim, b.rank(base))
     low, high, by = bounds(b, node, base, place, start, end, step)
@@ -405,4 +428,3 @@ ALIASES = frozenset(
     "aten::double aten::long aten::int aten::bool aten::half".split()
 )
 """Operators that give back the very tensor they read, where there is nothing to do."""
-

@@ -46,7 +46,9 @@ class State:
     value: Any = None
 
 
-def translate(program: Program, given: Given, limits: Limits, provenance: Provenance, *, where: str = "") -> Model:
+def translate(
+    program: Program, given: Given, limits: Limits, provenance: Provenance, *, where: str = ""
+) -> Model:
     """Build the model.
 
     A module that keeps tensors from call to call gets them as inputs and outputs instead: what one call writes to
@@ -67,6 +69,9 @@ def translate(program: Program, given: Given, limits: Limits, provenance: Proven
         attempt = _Attempt(program, ports, given, limits, source, states)
         after = attempt.states()
         if after == states:
+            needed = {path: state for path, state in states.items() if path in attempt.run.read}
+            if needed != states:  # what is only written needs no input
+                attempt = _Attempt(program, ports, given, limits, source, needed)
             return attempt.model(provenance)
         states = after
     raise BadModelError(
@@ -97,7 +102,9 @@ class _Attempt:
             self.results = self.run.run(program.block, [Module(""), *values])
         except Raised as error:
             raise BadModelError(
-                f"{source} refuses these inputs", f"it raises {error.args[0]!r}", "Give other shapes= or values=."
+                f"{source} refuses these inputs",
+                f"it raises {error.args[0]!r}",
+                "Give other shapes= or values=.",
             ) from error
         self.run.missing(*self.results)
 
@@ -121,8 +128,6 @@ class _Attempt:
         """What the call leaves behind and the next one reads."""
         found = {}
         for path in self.run.written:
-            if path not in self.run.read:
-                continue
             value = self.run.memory.attributes[path]
             self.run.missing(value)
             found[path] = self._left(path, value)
@@ -181,9 +186,8 @@ class _Attempt:
             for path in self.state_inputs
         ]
         if self.run.assumed:
-            steps.append(
-                f"{len(self.run.assumed)} checks that raise an exception are left out ({', '.join(list(self.run.assumed)[:3])})."
-            )
+            some = ", ".join(list(self.run.assumed)[:3])
+            steps.append(f"{len(self.run.assumed)} checks that raise an exception are left out ({some}).")
         return steps
 
 
@@ -222,7 +226,9 @@ class _Arguments:
             return self._tensor(name, recorded)
         if kind.startswith("Optional["):
             return None
-        if kind == "List[Tensor]" or (kind.startswith("Tuple[") and set(re.findall(r"\w+", kind)) == {"Tuple", "Tensor"}):
+        if kind == "List[Tensor]" or (
+            kind.startswith("Tuple[") and set(re.findall(r"\w+", kind)) == {"Tuple", "Tensor"}
+        ):
             self.unusable.append(f"{name}: {kind}")
             return None
         self.unusable.append(f"{name}: {kind}")
@@ -307,5 +313,3 @@ def _prune(b: Builder) -> None:
             for index in range(len(node.inputs)):
                 node.replace_input_with(index, None)
             b.graph.remove(node)
-
-

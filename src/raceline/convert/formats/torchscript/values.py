@@ -1,4 +1,4 @@
-"""What a TorchScript value is while its graph is followed: a tensor, a number known only at run time, or Python's own.
+"""What a TorchScript value is while its graph is followed: a tensor, a number of a run, or Python's own.
 
 Everything that is known while translating stays a plain Python value, so lists, tuples, text and arithmetic on
 fixed sizes need no translation at all.
@@ -116,7 +116,9 @@ class Memory:
             return
         if tensor.backward is None:
             self._note(base)
-            base.spoilt = "it is read after something was written in place to what may or may not share its memory"
+            base.spoilt = (
+                "it is read after something was written in place to what may or may not share its memory"
+            )
             tensor.base = None
             return
         self.write(b, base, tensor.backward(b, self.read(b, base), value))
