@@ -98,10 +98,10 @@ def load(folder: Path, source: str) -> Program:
     try:
         data = np.fromfile(folder / "tensors.bin", np.uint8)
         arrays = [_array(data, *row) for row in written["tensors"]]
-    except (ValueError, OSError) as error:
-        raise BadModelError(f"{source} is broken", f"its tensors are not whole: {error}") from error
-    attributes = {path: _plain(value, arrays) for path, value in written["attributes"].items()}
-    return Program(_block(written["block"], arrays), attributes)
+        attributes = {path: _plain(value, arrays) for path, value in written["attributes"].items()}
+        return Program(_block(written["block"], arrays), attributes)
+    except (ValueError, OSError, LookupError, TypeError) as error:
+        raise BadModelError(f"{source} is broken", f"its parts are not whole: {error}") from error
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
