@@ -41,7 +41,7 @@ def test_sizes_are_arithmetic(text):
         "open('x')",
         "eval('1')",
         "Symbol('eval')",
-        "Symbol(\"s0\")",
+        'Symbol("s0")',
         "lambda: 0",
         "[s0 for s0 in s1]",
         "s0; s1",
@@ -88,6 +88,7 @@ def configured(**entry):
 
 
 CONFIG = "data/weights/model_weights_config.json"
+CONSTANTS = "data/constants/model_constants_config.json"
 MODEL = "models/model.json"
 
 
@@ -97,8 +98,8 @@ MODEL = "models/model.json"
         (CONFIG, put(b'"use_pickle": false', b'"use_pickle": true'), "pickled"),
         (CONFIG, configured(path_name="weight_0"), "pickled"),
         (CONFIG, configured(path_name="../weight_0", use_pickle=False), "pickled"),
-        ("data/constants/model_constants_config.json", configured(path_name="opaque_obj_0", use_pickle=False), "pickled"),
-        ("data/constants/model_constants_config.json", configured(path_name="custom_obj_0", use_pickle=False), "pickled"),
+        (CONSTANTS, configured(path_name="opaque_obj_0", use_pickle=False), "pickled"),
+        (CONSTANTS, configured(path_name="custom_obj_0", use_pickle=False), "pickled"),
         (CONFIG, lambda data: b"[]", "no table"),
         (CONFIG, lambda data: b"{", "json"),
         ("data/aotinductor/model/x.so", lambda data: b"ELF", "compiled"),
@@ -173,6 +174,8 @@ def test_what_torch_cannot_export_is_told():
 @pytest.mark.parametrize("name", ["torchscript", None])
 def test_checkpoints_are_never_loaded(tmp_path, old, what, name):
     path = tmp_path / "model.pt"
-    torch.save(Net().state_dict() if what == "weights" else Net(), path, _use_new_zipfile_serialization=not old)
+    torch.save(
+        Net().state_dict() if what == "weights" else Net(), path, _use_new_zipfile_serialization=not old
+    )
     with pytest.raises(BadModelError, match="checkpoint, not a model.*torch.export.save"):
         IRTranslator(input_format=name).parse(path)

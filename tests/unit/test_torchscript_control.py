@@ -187,6 +187,7 @@ def test_state_goes_in_and_out(tmp_path):
         for spec in model.signature.inputs
     }
     assert set(feeds) == {"x", "total", "last"}
+    assert any("calls = 1" in step for step in model.provenance.steps)
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
         x = torch.rand(3, 4, generator=generator)

@@ -98,7 +98,9 @@ def _scrambled(graph, chance):
     elif what == 3 and node["outputs"]:
         node["outputs"].pop()
     elif what == 4:
-        node["value"] = chance.choice([None, -1, 10**12, {"float": "nan"}, {"tensor": 0}, "text", {"strange": "it"}])
+        node["value"] = chance.choice(
+            [None, -1, 10**12, {"float": "nan"}, {"tensor": 0}, "text", {"strange": "it"}]
+        )
     elif what == 5:
         node["inputs"] = list(other["inputs"])
     else:
@@ -113,7 +115,10 @@ def _nodes(block):
 def _translated(folder, shape):
     given = Given({"x": shape}, {}, {})
     return translate(
-        program.load(folder, "m.pt"), given, Limits(max_nodes=3000), Provenance(source="m.pt", source_format="torchscript")
+        program.load(folder, "m.pt"),
+        given,
+        Limits(max_nodes=3000),
+        Provenance(source="m.pt", source_format="torchscript"),
     )
 
 

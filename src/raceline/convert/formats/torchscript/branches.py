@@ -13,11 +13,10 @@ from raceline.convert.formats.torchscript.values import Lost, Scalar, Tensor, Un
 
 if TYPE_CHECKING:
     from raceline.convert.build import Builder
-    from raceline.convert.formats.torchscript.interpret import Interpreter
 
 
-def either(run: Interpreter, node: Node, condition: Scalar, env: Mapping[str, Any]) -> list[Any]:
-    """Follow both branches.
+def either(run: Any, node: Node, condition: Scalar, env: Mapping[str, Any]) -> list[Any]:
+    """Follow both branches with an `Interpreter`.
 
     A branch that always raises is a check of the inputs; a graph cannot raise, so the other one is taken and
     `run.assumed` notes it.
@@ -42,7 +41,7 @@ def either(run: Interpreter, node: Node, condition: Scalar, env: Mapping[str, An
 class _Side:
     """One branch, followed into a graph of its own, its changes taken back."""
 
-    def __init__(self, run: Interpreter, block: Block, env: Mapping[str, Any]) -> None:
+    def __init__(self, run: Any, block: Block, env: Mapping[str, Any]) -> None:
         outer = run.b
         self.b = outer.body(f"{outer.where}/branch")
         run.b = self.b
@@ -55,14 +54,12 @@ class _Side:
             run.b = outer
 
 
-def _held(run: Interpreter, item: Any) -> Any:
+def _held(run: Any, item: Any) -> Any:
     """A branch's result as values, which stay when its changes are taken back."""
     return run.unwrap(item) if not causes_in(item) else item
 
 
-def _changed(
-    run: Interpreter, sides: list[_Side], merge: _Merge
-) -> tuple[list[tuple[Tensor, Any]], dict[str, Any]]:
+def _changed(run: Any, sides: list[_Side], merge: _Merge) -> tuple[list[tuple[Tensor, Any]], dict[str, Any]]:
     """Plans for the tensors and attributes that a branch changed."""
     tensors = []
     for key in {**sides[0].tensors, **sides[1].tensors}:

@@ -89,7 +89,7 @@ class _Attempt:
         states: Mapping[str, State],
     ) -> None:  # fmt: skip
         self.b = Builder(source, limits=limits)
-        self.assumed_states = states
+        self.program, self.assumed_states = program, states
         arguments = _Arguments(self.b, given, source)
         values = [arguments.of(name, port, place) for place, (name, port) in enumerate(ports.items())]
         arguments.finish()
@@ -182,9 +182,13 @@ class _Attempt:
     def _steps(self) -> list[str]:
         steps = [
             f"State {path!r} of the module is an input; output '{path}_next' is its value for the next call. "
-            "Start with zeros."
+            f"{_start(self.program.attributes.get(path))}"
             for path in self.state_inputs
         ]
+        settled = {path: state.value for path, state in self.assumed_states.items() if state.dtype is None}
+        if settled:
+            seen = ", ".join(f"{p} = {v.dim if isinstance(v, _Size) else v!r}" for p, v in settled.items())
+            steps.append(f"It is translated as it is after a first call: {seen}.")
         if self.run.assumed:
             some = ", ".join(list(self.run.assumed)[:3])
             steps.append(f"{len(self.run.assumed)} checks that raise an exception are left out ({some}).")
@@ -196,6 +200,14 @@ class _Size:
     """The size of a named open axis."""
 
     dim: str
+
+
+def _start(initial: Any) -> str:
+    """What the first call is to be given."""
+    if isinstance(initial, np.ndarray) and initial.any():
+        listed = initial.reshape(-1)[:8].tolist()
+        return f"The module starts with values other than zero: {listed}{' ...' if initial.size > 8 else ''}."
+    return "Start with zeros."
 
 
 class _Arguments:
