@@ -79,14 +79,15 @@ def pairs(items: list[str], option: str, parse: Callable[[str], Any]) -> dict[st
     return found
 
 
-def shape(text: str) -> tuple[int, ...]:
-    """A shape such as `1,3,224,224`; every size is at least 1.
+def shape(text: str) -> tuple[int | str, ...]:
+    """A shape such as `1,3,224,224` or `batch,512`; every size is at least 1, or the name of an open axis.
 
     Raises:
         ValueError: it is not.
     """
-    sizes = tuple(int(size) for size in text.split(",")) if text else ()
-    if any(size < 1 for size in sizes):
+    parts = text.split(",") if text else ()
+    sizes = tuple(size if size.isidentifier() else int(size) for size in parts)
+    if any(isinstance(size, int) and size < 1 for size in sizes):
         raise ValueError("every size must be at least 1")
     return sizes
 

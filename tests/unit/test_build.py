@@ -103,6 +103,22 @@ def test_an_operand_that_is_left_out_or_of_another_type_is_told_likewise():
             b.op("Sub", *operands)
 
 
+def test_an_input_that_is_needed_and_left_out_is_told():
+    b = Builder("m")
+    x = b.input("x", "float32", [2, 3])
+    with b.at("dense"), pytest.raises(BadModelError, match="'dense' becomes MatMul"):
+        b.op("MatMul", None, x)
+
+
+def test_sizes_after_expand_and_pad_are_known_with_open_axes():
+    b = Builder("m")
+    x = b.input("x", "float32", ["n", 3])
+    sizes = b.op("Concat", b.op("Shape", x, start=0, end=1), [4], axis=0)
+    assert b.shape(b.op("Expand", np.float32(0), sizes)) == ("n", 4)
+    assert b.shape(b.op("Pad", x, [0, 1, 0, 2])) == ("n", 6)
+    assert b.shape(b.op("Pad", x, [1, 2], None, [0])) == (None, 3)
+
+
 def test_the_limit_of_nodes_is_kept():
     b = Builder("m", limits=Limits(max_nodes=2))
     x = b.input("x", "float32", [2])
@@ -115,7 +131,7 @@ def test_bodies_read_what_is_around_them():
     x, more = b.input("x", "float32", [2]), b.input("more", "bool", [])
     yes, no = b.body("yes"), b.body("no")
     then_branch = yes.close([yes.op("Mul", x, b.scalar(2, x))])
-    else_branch = no.close([x])
+    else_branch = no.close([no.constant(np.float32([1, 2]))])
     (y,) = b.control("If", [more], [(np.float32, (2,))], then_branch=then_branch, else_branch=else_branch)
     b.output(y, "y")
     model = finished(b)

@@ -408,34 +408,60 @@ def _complete(node: ir.Node) -> None:
     """Learn what ONNX's inference does not: shapes that the graph itself calculates from open axes."""
     import onnx_ir as ir
 
-    place = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}.get(node.op_type)
-    result = node.outputs[0]
-    if place is None or node.op_type == "Expand" and result.shape is None:
-        return
-    dims = dims_in(node.inputs[place])
+    learn = _LEARNT.get(node.op_type)
+    dims = learn(node) if learn and not node.domain else None
     if dims is None:
         return
-    named: list[Dim] = [
-        dim if isinstance(dim, str) or (isinstance(dim, int) and dim > 0) else None for dim in dims
-    ]
-    if node.op_type == "Expand":
-        named = _expanded(shape_of(node.inputs[0]), named)
-    seen = shape_of(result) or (None,) * len(named)
-    if len(seen) == len(named):
+    result = node.outputs[0]
+    seen = shape_of(result) or (None,) * len(dims)
+    if len(seen) == len(dims):
         result.shape = ir.Shape(
-            [old if old is not None else new for old, new in zip(seen, named, strict=True)]
+            [old if old is not None else new for old, new in zip(seen, dims, strict=True)]
         )
 
 
-def _expanded(own: Sequence[Dim] | None, target: Sequence[Dim]) -> list[Dim]:
-    """The axes of an Expand that are sure: where the input has size 1 or nothing, and where the target is fixed."""
-    if own is None:
-        return [None] * len(target)
-    padded = [1] * (len(target) - len(own)) + list(own)
+def _asked(node: ir.Node, place: int) -> list[Dim] | None:
+    """The sizes that an input of a node asks for, None for one that is not known."""
+    dims = dims_in(node.inputs[place])
+    if dims is None:
+        return None
+    return [dim if isinstance(dim, str) or (isinstance(dim, int) and dim > 0) else None for dim in dims]
+
+
+def _expanded(node: ir.Node) -> list[Dim] | None:
+    """Sizes after Expand: those asked for where the input has one element or none."""
+    asked, have = _asked(node, 1), shape_of(node.inputs[0])
+    if asked is None or have is None:
+        return None
+    count = max(len(asked), len(have))
+    pairs = zip([1] * (count - len(have)) + list(have), [1] * (count - len(asked)) + asked, strict=True)
     return [
-        new if old == 1 or (isinstance(new, int) and new > 1) else None
-        for old, new in zip(padded, target, strict=False)
+        new if old == 1 or (isinstance(new, int) and new > 1) else old if new == 1 or old == new else None
+        for old, new in pairs
     ]
+
+
+def _padded(node: ir.Node) -> list[Dim] | None:
+    """Sizes after Pad: axes without padding keep theirs."""
+    have, pads = shape_of(node.inputs[0]), constant(node.inputs[1])
+    if have is None or pads is None:
+        return None
+    listed = constant(node.inputs[3]) if len(node.inputs) > 3 else np.arange(len(have))
+    if listed is None or pads.size != 2 * listed.size:
+        return None
+    dims: list[Dim] = list(have)
+    for axis, low, high in zip(listed, pads[: listed.size], pads[listed.size :], strict=True):
+        size, more = have[int(axis)], int(low) + int(high)
+        dims[int(axis)] = size + more if isinstance(size, int) else None if low or high else size
+    return dims
+
+
+_LEARNT: Mapping[str, Any] = {
+    "Reshape": lambda node: _asked(node, 1),
+    "ConstantOfShape": lambda node: _asked(node, 0),
+    "Expand": _expanded,
+    "Pad": _padded,
+}
 
 
 def _view_transpose(node: ir.Node, array: Array) -> Array:

@@ -14,6 +14,15 @@ from raceline.ir.limits import Limits
 
 _BLOCK_BYTES = 1 << 20
 _MOST_MEMBERS = 100_000
+_PICKLE_PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")
+
+CHECKPOINT_WHY = "it holds weights, or objects whose loading runs code; the network itself is not in it"
+CHECKPOINT_WAY_OUT = (
+    "Load it with the code that made it, then save the network: torch.export.save(torch.export.export(module, "
+    "inputs), 'model.pt2') or torch.jit.script(module).save('model.pt'); or give the module itself to "
+    "IRTranslator().parse(module, inputs=...)."
+)
+"""Why a checkpoint is not read, and what to do instead."""
 
 
 def content(path: Path, limits: Limits) -> bytes:
@@ -86,6 +95,35 @@ def too_large(source: str, size_bytes: int, limits: Limits) -> BadModelError:
         f"{format_bytes(size_bytes)}, more than the limit of {format_bytes(limits.max_model_bytes)}",
         "Use a machine with more memory, or raise the limit (max_model_bytes, --memory-limit).",
     )
+
+
+def member_names(path: Path) -> list[str]:
+    """Names in a zip archive, at little cost; none where it is none."""
+    try:
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                return []
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
+        return []
+
+
+def checkpoint(path: Path) -> str:
+    """What a file is, where it is a checkpoint as torch.save or pickle writes it; empty for every other."""
+    names = member_names(path)
+    roots = [
+        name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl") and name.count("/") < 2
+    ]
+    if roots and f"{roots[0]}constants.pkl" not in names:
+        return "a PyTorch checkpoint, not a model"
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError:
+        return ""
+    legacy = start[:1] == b"\x80" and start[1:] in _PICKLE_PROTOCOLS
+    return "a pickle, perhaps an old PyTorch checkpoint, not a model" if legacy else ""
 
 
 class Archive:

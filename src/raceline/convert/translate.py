@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import raceline.convert.readers as folder
+from raceline.convert.files import CHECKPOINT_WAY_OUT, CHECKPOINT_WHY, checkpoint
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.core import plugins
 from raceline.core.errors import BadModelError, ConfigError, UnknownNameError
@@ -95,6 +96,15 @@ class IRTranslator:
         reader = plugins.load(folder, name, kind="input format")
         return _with_options(name, reader.read, path, options)
 
+    def options(self, source: str | Path) -> frozenset[str]:
+        """Names of the options that `parse` takes for a file, by the reader it would choose.
+
+        Raises:
+            BadModelError: no reader recognises it.
+        """
+        name = self.input_format or recognise(Path(source))
+        return _options_of(plugins.load(folder, name, kind="input format").read)
+
     def _parse_object(self, source: Any, options: dict[str, Any]) -> Model:
         """Read what a framework holds in memory."""
         names = [self.input_format] if self.input_format else plugins.names(folder)
@@ -142,13 +152,17 @@ class IRTranslator:
 
 def _with_options(name: str, read: Any, source: Any, options: dict[str, Any]) -> Model:
     """Call a reader, once it is known to have the options."""
-    known = set(list(inspect.signature(read).parameters)[1:])
+    known = _options_of(read)
     if unknown := sorted(set(options) - known):
         why = f"it has: {', '.join(sorted(known))}"
         raise ConfigError(f"reader {name} has no option {unknown[0]!r}", why)
     model = read(source, **options)
     assert isinstance(model, Model)
     return model
+
+
+def _options_of(read: Any) -> frozenset[str]:
+    return frozenset(list(inspect.signature(read).parameters)[1:])
 
 
 def _names_a_part(path: Path) -> bool:
@@ -177,6 +191,8 @@ def recognise(path: Path) -> str:
     for name in known:
         if plugins.load(folder, name, kind="input format").recognises(path):
             return name
+    if what := checkpoint(path):
+        raise BadModelError(f"{path.name} is {what}", CHECKPOINT_WHY, CHECKPOINT_WAY_OUT)
     raise BadModelError(
         f"{path.name} is no model that Raceline can read",
         f"readers looked for: {', '.join(known)}",

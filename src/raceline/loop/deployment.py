@@ -20,6 +20,7 @@ class Plan:
         out: folder that receives the bundle and the report, under the model's name.
         name: what to call the model; empty: as its file.
         shapes: concrete shapes at batch 1 of inputs with dynamic axes; what is not given is found by trying.
+            A format that does not know its shapes takes them from here, and a name for an axis that stays open.
         values: the value an input must hold, such as a sample rate.
         budget_s: how long the tuner may measure.
         load_s: length of each load test.
@@ -29,7 +30,7 @@ class Plan:
     model: Path
     out: Path
     name: str = ""
-    shapes: Shapes = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     budget_s: float = 30.0
     load_s: float = 5.0

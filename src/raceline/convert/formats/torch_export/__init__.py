@@ -1,0 +1,1 @@
+"""torch.export's archives: what makes one safe to load."""
