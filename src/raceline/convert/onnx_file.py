@@ -193,7 +193,7 @@ def _infinities(program: ir.Model) -> list[str]:
     A single infinity is how exporters start a maximum or mask a score; it is no news.
     """
     steps = []
-    for name, tensor in weights.named_tensors(program):
+    for name, tensor in weights.numbers(program):
         num_nan, num_infinite = weights.non_finite(tensor)
         if tensor.size > 1 and (num_nan or num_infinite):
             steps.append(f"Weight {name!r} holds {num_nan} NaN and {num_infinite} infinite elements.")

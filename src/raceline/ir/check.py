@@ -114,7 +114,7 @@ def _graphs_of(node: ir.Node) -> Iterator[ir.Graph]:
 
 def _weight_problems(program: ir.Model, *, allow_nan: bool) -> list[str]:
     found = []
-    for name, tensor in () if allow_nan else weights.named_tensors(program):
+    for name, tensor in () if allow_nan else weights.numbers(program):
         num_nan, _ = weights.non_finite(tensor)
         if num_nan:
             found.append(f"weight {name!r} holds {num_nan} NaN of {tensor.size} elements")

@@ -14,6 +14,7 @@ import numpy as np
 
 from raceline.ir import reference_kernels as kernels
 from raceline.ir.reference_recurrent import ACTIVATIONS, recurrent
+from raceline.ir.reference_trees import tree_ensemble
 
 Outputs = tuple[Any, ...]
 
@@ -49,10 +50,11 @@ def replacements() -> list[Any]:
         "Softmax": _softmax,
         "Upsample": _upsample,
     }
-    return [_operator(name, function) for name, function in functions.items()]
+    standard = [_operator(name, function) for name, function in functions.items()]
+    return [*standard, _operator("TreeEnsemble", _tree_ensemble, "ai.onnx.ml")]
 
 
-def _operator(name: str, function: Callable[..., Outputs]) -> Any:
+def _operator(name: str, function: Callable[..., Outputs], domain: str = "") -> Any:
     """The operator class that the evaluator wants, around a function (operator, inputs, attributes)."""
     from onnx.reference.op_run import OpRun
 
@@ -66,7 +68,7 @@ def _operator(name: str, function: Callable[..., Outputs]) -> Any:
         OpRun._load_attributes(self)  # noqa: SLF001
         self._schema = schema
 
-    return type(name, (OpRun,), {"op_domain": "", "_run": _run, "_load_attributes": _load_attributes})
+    return type(name, (OpRun,), {"op_domain": domain, "_run": _run, "_load_attributes": _load_attributes})
 
 
 def _opset(op: Any) -> int:
@@ -99,6 +101,11 @@ def _with_attributes(node: Any, **changes: str) -> Any:
 
 
 # Wrong results ----------------------------------------------------------------------------------------------
+
+
+def _tree_ensemble(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator gives trees of a single leaf the weight of another, and walks row by row."""
+    return (tree_ensemble(inputs[0], given),)
 
 
 def _batch_normalization(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
