@@ -34,7 +34,8 @@ _RANDOM = frozenset(
     "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
 )
 _NEVER_FOLDED = _RANDOM | frozenset(
-    "DequantizeLinear QuantizeLinear DynamicQuantizeLinear If Loop Scan".split()
+    "DequantizeLinear QuantizeLinear DynamicQuantizeLinear If Loop Scan SequenceMap "
+    "Optional SequenceConstruct SequenceErase SequenceInsert SplitToSequence".split()
 )
 
 

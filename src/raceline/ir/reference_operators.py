@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from raceline.ir import reference_kernels as kernels
+from raceline.ir.reference_loops import loops
 from raceline.ir.reference_recurrent import ACTIVATIONS, recurrent
 from raceline.ir.reference_trees import tree_ensemble
 
@@ -42,6 +43,9 @@ def replacements() -> list[Any]:
         "MaxPool": _max_pool,
         "Mean": _mean,
         "NonMaxSuppression": _non_max_suppression,
+        "Optional": _optional,
+        "OptionalGetElement": _optional_element,
+        "OptionalHasElement": _optional_there,
         "Pad": _pad,
         "RNN": _rnn,
         "Resize": _resize,
@@ -51,7 +55,7 @@ def replacements() -> list[Any]:
         "Upsample": _upsample,
     }
     standard = [_operator(name, function) for name, function in functions.items()]
-    return [*standard, _operator("TreeEnsemble", _tree_ensemble, "ai.onnx.ml")]
+    return [*standard, *loops(), _operator("TreeEnsemble", _tree_ensemble, "ai.onnx.ml")]
 
 
 def _operator(name: str, function: Callable[..., Outputs], domain: str = "") -> Any:
@@ -101,6 +105,29 @@ def _with_attributes(node: Any, **changes: str) -> Any:
 
 
 # Wrong results ----------------------------------------------------------------------------------------------
+
+
+_NOTHING = [None]
+"""An optional value that holds none; one that holds something is that itself."""
+
+
+def _optional(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator wraps a value here and does not unwrap it where its element is asked for."""
+    return (inputs[0] if inputs else _NOTHING,)
+
+
+def _optional_element(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    if _is_nothing(inputs[0]):
+        raise ValueError("an optional value that holds none is asked for its element")
+    return (inputs[0],)
+
+
+def _optional_there(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    return (np.array(bool(inputs) and not _is_nothing(inputs[0])),)
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 1 and value[0] is None)
 
 
 def _tree_ensemble(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
