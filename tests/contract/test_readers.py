@@ -62,8 +62,8 @@ def test_garbage_is_refused(reader, tmp_path, content):
 
 def test_half_a_model_is_refused(reader, tmp_path):
     path = example(reader, tmp_path)
-    if path.is_dir():
-        pytest.skip(f"the example of {reader.__name__} is a folder")
+    if not path.is_file():
+        pytest.skip(f"the example of {reader.__name__} is a folder, or a part of a file")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(BadModelError):

@@ -138,3 +138,12 @@ def test_bodies_read_what_is_around_them():
     for more_now, expected in ((True, [2, 4]), (False, [1, 2])):
         feeds = {"x": np.float32([1, 2]), "more": np.array(more_now)}
         assert list(run_reference(model, feeds)["y"]) == expected
+
+
+def test_lists_of_constants_stay_lists():
+    b = Builder("m")
+    x = b.input("x", "int64", [])
+    one = b.op("SequenceConstruct", np.ones(2, np.float32), np.zeros(2, np.float32))
+    assert b.array(one) is None
+    b.output(b.op("SequenceAt", one, x), "y")
+    assert list(run_reference(finished(b), {"x": np.array(1)})["y"]) == [0, 0]

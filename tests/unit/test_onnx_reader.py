@@ -561,3 +561,10 @@ def test_real_models_read_with_named_axes(name):
     assert str(model.signature.inputs[0]) == EXPECTED[name]
     assert reader.recognises(m.real_path(name))
     assert all(dim != 0 for spec in model.signature.outputs for dim in spec.shape)
+
+
+def test_an_opset_that_is_said_twice_alike_is_taken_once(tmp_path):
+    proto = m.perceptron()
+    proto.opset_import.add(domain="ai.onnx", version=proto.opset_import[0].version)
+    model = m.read(proto.SerializeToString(), tmp_path)
+    assert any("twice" in step for step in model.provenance.steps)

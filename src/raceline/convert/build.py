@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 OPSET = 21
 """Opset that readers write: all engines take it, and it has 4-bit types, blocked QDQ and Gelu."""
 
+OPSETS = {"": OPSET, "ai.onnx.ml": 5}
+"""The version of each domain of the standard; that of trees and other classical models has TreeEnsemble."""
+
 Dim = int | str | None
 Operand = "ir.Value | Array | Sequence[int] | int | float | bool | None"
 """What a node may read: a value; an array; integers (an int64 tensor); None where it is left out."""
@@ -31,7 +34,8 @@ _RANDOM = frozenset(
     "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
 )
 _NEVER_FOLDED = _RANDOM | frozenset(
-    "DequantizeLinear QuantizeLinear DynamicQuantizeLinear If Loop Scan".split()
+    "DequantizeLinear QuantizeLinear DynamicQuantizeLinear If Loop Scan SequenceMap "
+    "Optional SequenceConstruct SequenceErase SequenceInsert SplitToSequence".split()
 )
 
 
@@ -154,7 +158,7 @@ class Builder:
         else:
             self.graph.append(node)
             if domain:
-                self.graph.opset_imports.setdefault(domain, 1)
+                self.graph.opset_imports.setdefault(domain, OPSETS.get(domain, 1))
         return results[0] if outputs == 1 else tuple(results)
 
     def body(self, name: str) -> Builder:
@@ -328,7 +332,8 @@ class Builder:
         import onnx_ir as ir
 
         domain = operators.normal_domain(node.domain)
-        schema = operators.schema(domain, node.op_type, OPSET if not domain else 1)
+        version = OPSETS.get(domain, 1)
+        schema = operators.schema(domain, node.op_type, version)
         needed = [value for value in node.inputs if value is not None]
         if schema is None or any(value.type is None for value in needed):
             return
@@ -340,7 +345,7 @@ class Builder:
             and array.size <= MOST_CONSTANT_ELEMENTS
             and array.dtype.kind in "biuf"
         }
-        imports = [onnx.helper.make_opsetid(domain, OPSET if not domain else 1)]
+        imports = [onnx.helper.make_opsetid(domain, version)]
         try:
             proto = ir.serde.serialize_node(node)
             found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=imports)

@@ -50,7 +50,7 @@ def read_onnx(path: Path, *, limits: Limits | None = None) -> Model:
     limits = limits or Limits()
     data = _content(path, limits)
     proto = load.parse(data, path.name, limits)
-    steps = _unusual(proto)
+    steps = _unusual(proto) + _once_imported(proto)
     files = load.ExternalFiles(path.parent)
     load.check_proto(proto, path.name, limits, files.size_bytes)
     program = load.build(proto, path.name, path.parent.resolve())
@@ -120,6 +120,17 @@ def _unusual(proto: onnx.ModelProto) -> list[str]:
     if proto.training_info:
         steps.append("Left out the training graphs.")
     return steps + _zero_axes(proto)
+
+
+def _once_imported(proto: onnx.ModelProto) -> list[str]:
+    """Drop opset imports that say the same twice, as skl2onnx writes them."""
+    seen = {(operators.normal_domain(one.domain), one.version) for one in proto.opset_import}
+    if len(seen) == len(proto.opset_import):
+        return []
+    del proto.opset_import[:]
+    for domain, version in sorted(seen):
+        proto.opset_import.add(domain=domain, version=version)
+    return ["Dropped opset imports that were there twice."]
 
 
 def _zero_axes(proto: onnx.ModelProto) -> list[str]:
@@ -193,7 +204,7 @@ def _infinities(program: ir.Model) -> list[str]:
     A single infinity is how exporters start a maximum or mask a score; it is no news.
     """
     steps = []
-    for name, tensor in weights.named_tensors(program):
+    for name, tensor in weights.numbers(program):
         num_nan, num_infinite = weights.non_finite(tensor)
         if tensor.size > 1 and (num_nan or num_infinite):
             steps.append(f"Weight {name!r} holds {num_nan} NaN and {num_infinite} infinite elements.")

@@ -114,7 +114,7 @@ def _graphs_of(node: ir.Node) -> Iterator[ir.Graph]:
 
 def _weight_problems(program: ir.Model, *, allow_nan: bool) -> list[str]:
     found = []
-    for name, tensor in () if allow_nan else weights.named_tensors(program):
+    for name, tensor in () if allow_nan else weights.numbers(program):
         num_nan, _ = weights.non_finite(tensor)
         if num_nan:
             found.append(f"weight {name!r} holds {num_nan} NaN of {tensor.size} elements")
@@ -134,6 +134,7 @@ def _onnx_problems(proto: onnx.ModelProto) -> list[str]:
     import onnx
 
     proto.ir_version = min(proto.ir_version, onnx.IR_VERSION)  # the checker refuses what it was built before
+    _say_defaults(proto)
     try:
         onnx.checker.check_model(proto)
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
@@ -142,3 +143,12 @@ def _onnx_problems(proto: onnx.ModelProto) -> list[str]:
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         return [f"shapes or types do not fit together: {root_cause(error)}"]
     return []
+
+
+def _say_defaults(proto: onnx.ModelProto) -> None:
+    """Write out the axes of MeanVarianceNormalization: onnx's inference does not know its own default there."""
+    import onnx
+
+    for node in structure.all_nodes(proto.graph.node):
+        if node.op_type == "MeanVarianceNormalization" and not node.attribute:
+            node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))

@@ -86,7 +86,9 @@ def infer_node(
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     try:
         found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+    except (
+        onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError,
+    ) as error:  # fmt: skip
         seen = ", ".join(f"{name} {list(known[name].shape)}" for name in node.input if name in known)
         what = f"node {structure.label(node)!r} ({node.op_type}) cannot take {seen or 'these attributes'}"
         raise ShapeError(what, str(error).strip().splitlines()[-1][-300:]) from error

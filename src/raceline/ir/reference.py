@@ -22,7 +22,7 @@ Tensors = dict[str, "np.ndarray[Any, Any]"]
 
 # What kernels raise when the inputs do not suit them.
 _KERNEL_FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NotImplementedError,
     RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 

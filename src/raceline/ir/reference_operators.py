@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from raceline.ir import reference_control
 from raceline.ir import reference_kernels as kernels
+from raceline.ir.reference_loops import loops
 from raceline.ir.reference_recurrent import ACTIVATIONS, recurrent
+from raceline.ir.reference_trees import tree_ensemble
 
 Outputs = tuple[Any, ...]
 
@@ -42,6 +43,9 @@ def replacements() -> list[Any]:
         "MaxPool": _max_pool,
         "Mean": _mean,
         "NonMaxSuppression": _non_max_suppression,
+        "Optional": _optional,
+        "OptionalGetElement": _optional_element,
+        "OptionalHasElement": _optional_there,
         "Pad": _pad,
         "RNN": _rnn,
         "Resize": _resize,
@@ -50,13 +54,11 @@ def replacements() -> list[Any]:
         "Softmax": _softmax,
         "Upsample": _upsample,
     }
-    return [
-        *reference_control.classes(),
-        *(_operator(name, function) for name, function in functions.items()),
-    ]
+    standard = [_operator(name, function) for name, function in functions.items()]
+    return [*standard, *loops(), _operator("TreeEnsemble", _tree_ensemble, "ai.onnx.ml")]
 
 
-def _operator(name: str, function: Callable[..., Outputs]) -> Any:
+def _operator(name: str, function: Callable[..., Outputs], domain: str = "") -> Any:
     """The operator class that the evaluator wants, around a function (operator, inputs, attributes)."""
     from onnx.reference.op_run import OpRun
 
@@ -70,7 +72,7 @@ def _operator(name: str, function: Callable[..., Outputs]) -> Any:
         OpRun._load_attributes(self)  # noqa: SLF001
         self._schema = schema
 
-    return type(name, (OpRun,), {"op_domain": "", "_run": _run, "_load_attributes": _load_attributes})
+    return type(name, (OpRun,), {"op_domain": domain, "_run": _run, "_load_attributes": _load_attributes})
 
 
 def _opset(op: Any) -> int:
@@ -103,6 +105,34 @@ def _with_attributes(node: Any, **changes: str) -> Any:
 
 
 # Wrong results ----------------------------------------------------------------------------------------------
+
+
+_NOTHING = [None]
+"""An optional value that holds none; one that holds something is that itself."""
+
+
+def _optional(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator wraps a value here and does not unwrap it where its element is asked for."""
+    return (inputs[0] if inputs else _NOTHING,)
+
+
+def _optional_element(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    if _is_nothing(inputs[0]):
+        raise ValueError("an optional value that holds none is asked for its element")
+    return (inputs[0],)
+
+
+def _optional_there(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    return (np.array(bool(inputs) and not _is_nothing(inputs[0])),)
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 1 and value[0] is None)
+
+
+def _tree_ensemble(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator gives trees of a single leaf the weight of another, and walks row by row."""
+    return (tree_ensemble(inputs[0], given),)
 
 
 def _batch_normalization(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:

@@ -44,6 +44,16 @@ def named_tensors(program: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
         yield (node.outputs[0].name if node.outputs else None) or node.name or "", attribute.as_tensor()
 
 
+def numbers(program: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """As `named_tensors`, without those in which NaN is a mark: between the sets of a TreeEnsemble."""
+    marked = {
+        id(attribute.as_tensor())
+        for node, attribute in attribute_tensors(program)
+        if node.op_type == "TreeEnsemble" and attribute.name == "membership_values"
+    }
+    yield from ((name, tensor) for name, tensor in named_tensors(program) if id(tensor) not in marked)
+
+
 def total_bytes(program: ir.Model) -> int:
     """Bytes of all constant tensors, each counted once."""
     seen = {id(tensor): int(tensor.nbytes) for _, tensor in named_tensors(program)}

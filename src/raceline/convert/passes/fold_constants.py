@@ -26,12 +26,16 @@ RANDOM = frozenset(
     "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
 )
 NESTED = frozenset("If Loop Scan SequenceMap".split())
+NO_TENSORS = frozenset(
+    "Optional SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SplitToSequence".split()
+)
+"""What they write is a list of tensors or an optional one, and a weight is neither."""
 GROWING = frozenset("ConstantOfShape Expand EyeLike OneHot Pad Range Resize Tile Upsample".split())
 
 
 def pattern(node: ir.Node, scope: Scope) -> Match | None:
     """A node that reads only constants, or an integer vector that comes to sizes alone."""
-    if node.domain not in {"", "ai.onnx"} or node.op_type in RANDOM | NESTED | {"Constant"}:
+    if node.domain not in {"", "ai.onnx"} or node.op_type in RANDOM | NESTED | NO_TENSORS | {"Constant"}:
         return None
     if is_op(node, "CastLike") and constant(node.inputs[0]) is not None and _result_type(node) is not None:
         return Match((node,))

@@ -1,0 +1,1 @@
+"""XGBoost's own model files, JSON and UBJSON, without XGBoost."""
