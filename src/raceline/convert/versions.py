@@ -1,0 +1,296 @@
+"""Bring a model to another opset, node by node, or say of every node why that cannot be.
+
+Three ways, in this order: the standard did not change what the node means (the texts of both definitions are
+the same, only their lists of types differ); ONNX's own version converter has an adapter, asked for each node
+alone so that one refusal does not hide the next, and large weights never pass through it; the operator is newer
+than the opset but defined by a body of older ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from raceline.convert.graph import constant
+from raceline.convert.shapes import forget_probes, infer
+from raceline.core.errors import BadModelError, UnsupportedOperatorError
+from raceline.ir import Model, check, operators
+from raceline.ir.infer import MOST_CONSTANT_ELEMENTS
+from raceline.ir.load import PARSE_FAILURES, root_cause
+from raceline.ir.serialise import inlined
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+# Operators whose text was edited between these versions while their meaning stayed, as long as the attributes
+# named here are at the value given or absent.
+_SAME_MEANING: Mapping[tuple[str, int, int], Mapping[str, Any]] = {
+    **{(op, 13, 14): {} for op in ("Add", "Sub", "Mul", "Div")},
+    **{("Loop", old, new): {} for old in (13, 16) for new in (16, 19, 21, 23, 24, 25) if old < new},
+    ("Reshape", 13, 14): {"allowzero": 0},
+    ("BatchNormalization", 14, 15): {"training_mode": 0},
+    ("Max", 12, 13): {},
+    ("Min", 12, 13): {},
+}
+_OLDEST_OPSET = 7  # before it, broadcasting was an attribute, and no engine of today reads it
+_DEEPEST = 4  # bodies inside bodies
+
+
+class _Unchangeable(Exception):  # noqa: N818  # a signal inside this file; its message is the reason
+    """A node that has no equal at the other opset."""
+
+
+@dataclass
+class _Change:
+    """A change of opset under way."""
+
+    program: ir.Model
+    old: int
+    new: int
+    count: int = 0
+
+    def name(self, hint: str) -> str:
+        """A name that the model does not have; names with this beginning are ours alone."""
+        self.count += 1
+        return f"raceline_opset{self.new}_{self.count}_{hint}"
+
+
+def with_opset(model: Model, opset: int) -> Model:
+    """The model in the words of another opset of ONNX's own domain; fused functions are inlined.
+
+    Args:
+        model: stays as it is; returned itself where it has that opset already.
+        opset: 7 or newer, as far as the installed onnx package knows.
+
+    Raises:
+        UnsupportedOperatorError: nodes that have no equal there, all of them, each with its reason.
+        BadModelError: there is no such opset.
+    """
+    newest = operators.newest_opset()
+    if not _OLDEST_OPSET <= opset <= newest:
+        raise BadModelError(f"there is no opset {opset}", f"known are {_OLDEST_OPSET} to {newest}")
+    old = model.program.opset_imports.get("", 1)
+    if old == opset:
+        return model
+    program = inlined(model.program)
+    infer(program)
+    forget_probes(program)
+    change = _Change(program, old, opset)
+    refused: dict[str, list[str]] = {}
+    for graph in list(program.graphs()):
+        for node in tuple(graph):
+            try:
+                _rewrite(change, graph, node)
+            except _Unchangeable as why:
+                refused.setdefault(f"{node.op_type}: {why}", []).append(node.name or str(node.outputs[0].name))
+    if refused:
+        raise UnsupportedOperatorError(
+            f"{model.name} at opset {opset} instead of {old}", refused, "Choose a newer opset or consumer."
+        )
+    program.opset_imports[""] = opset
+    result = replace(model, program=program).with_step(f"opset {old} became {opset}")
+    check(result, allow_nan=True)
+    return result
+
+
+def _rewrite(change: _Change, graph: ir.Graph, node: ir.Node) -> None:
+    """Replace a node by its equal, where it has to change at all."""
+    if operators.normal_domain(node.domain) or _keeps_meaning(change, node):
+        return
+    if any(attribute.type.name in {"GRAPH", "GRAPHS"} for attribute in node.attributes.values()):
+        raise _Unchangeable("what it means was changed, and nodes that hold graphs cannot be rewritten")
+    proto = _adapted(_alone(change, node), change.new, 0)
+    _splice(change, graph, node, proto)
+
+
+def _keeps_meaning(change: _Change, node: ir.Node) -> bool:
+    """Whether both opsets mean the same by this node."""
+    old = operators.schema("", node.op_type, change.old)
+    new = operators.schema("", node.op_type, change.new)
+    if old is None:
+        raise _Unchangeable(f"opset {change.old} does not define it")
+    if new is None:
+        return False
+    if old.since_version == new.since_version:
+        return True
+    return (_text(old) == _text(new) or _is_known_same(node, old, new)) and _takes_types(node, new)
+
+
+def _text(schema: Any) -> tuple[Any, ...]:
+    """All that a definition says, its lists of types excepted."""
+    attributes = {
+        name: (attribute.type, attribute.required, str(attribute.default_value), attribute.description.split())
+        for name, attribute in schema.attributes.items()
+    }
+    ports = [
+        (port.name, port.option, port.is_homogeneous, port.min_arity)
+        for port in (*schema.inputs, *schema.outputs)
+    ]
+    return schema.doc.split(), attributes, ports
+
+
+def _is_known_same(node: ir.Node, old: Any, new: Any) -> bool:
+    key = (node.op_type, *sorted((old.since_version, new.since_version)))
+    needed = _SAME_MEANING.get(key)
+    if needed is None or not set(node.attributes) <= set(new.attributes) | set(needed):
+        return False
+    for name, value in needed.items():
+        if name in node.attributes and node.attributes[name].as_int() != value:
+            raise _Unchangeable(f"{name} = {node.attributes[name].as_int()} is newer")
+        if name not in new.attributes:
+            node.attributes.pop(name, None)
+    return True
+
+
+def _takes_types(node: ir.Node, schema: Any) -> bool:
+    """Whether a definition knows the types that the node reads and writes."""
+    for values, ports in ((node.inputs, schema.inputs), (node.outputs, schema.outputs)):
+        for place, value in enumerate(values):
+            if value is None or value.dtype is None or not ports:
+                continue
+            port = ports[min(place, len(ports) - 1)]
+            spelt = f"tensor({_SPELT.get(value.dtype.name, value.dtype.name.lower())})"
+            if port.types and spelt not in port.types:
+                raise _Unchangeable(f"it does not take {spelt} there")
+    return True
+
+
+_SPELT = {"FLOAT": "float", "DOUBLE": "double"}
+
+
+def _alone(change: _Change, node: ir.Node) -> onnx.ModelProto:
+    """The node as a model of its own, its small constant operands inside."""
+    import onnx
+    import onnx_ir as ir
+
+    inputs, weights = [], []
+    for value in dict.fromkeys(v for v in node.inputs if v is not None):
+        array = constant(value)
+        if array is not None and array.size <= MOST_CONSTANT_ELEMENTS and array.dtype.kind in "biuf":
+            weights.append(onnx.numpy_helper.from_array(array, value.name))
+        elif value.type is None:
+            raise _Unchangeable(f"the type of {value.name!r} is unknown")
+        else:
+            inputs.append(ir.serde.serialize_value(value))
+    outputs = [ir.serde.serialize_value(value) for value in node.outputs if value.name]
+    graph = onnx.helper.make_graph([ir.serde.serialize_node(node)], "one", inputs, outputs, weights)
+    return onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", change.old)], ir_version=_IR_VERSION
+    )
+
+
+_IR_VERSION = 10
+
+
+def _adapted(proto: onnx.ModelProto, opset: int, depth: int) -> onnx.ModelProto:
+    """The little model at the other opset, by ONNX's converter, or by the operator's own body."""
+    import onnx
+
+    try:
+        result = onnx.version_converter.convert_version(proto, opset)
+        # The converter hands on attributes it does not know; the checker does not.
+        onnx.checker.check_model(result)
+        return result
+    except (*PARSE_FAILURES, onnx.version_converter.ConvertError, onnx.checker.ValidationError) as error:
+        body = _body(proto, opset) if depth < _DEEPEST else None
+        if body is None:
+            raise _Unchangeable(_reason(error)) from error
+        return _adapted(body, opset, depth + 1)
+
+
+def _body(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto | None:
+    """The little model with its one node replaced by what defines it; None where nothing does."""
+    import onnx
+
+    if len(proto.graph.node) != 1:
+        return None
+    version = proto.opset_import[0].version
+    schema = operators.schema("", proto.graph.node[0].op_type, version)
+    if schema is None or not schema.has_context_dependent_function and not schema.has_function:
+        return None
+    versions = [*schema.context_dependent_function_opset_versions, *schema.function_opset_versions]
+    fitting = [v for v in versions if v <= version]
+    if not fitting:
+        return None
+    chosen = min((v for v in fitting if v >= opset), default=max(fitting))
+    try:
+        function = _function(schema, proto, chosen)
+    except PARSE_FAILURES:
+        return None
+    function.domain, function.name = "raceline.body", "body"
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    node = copy.graph.node[0]
+    node.domain, node.op_type = function.domain, function.name
+    copy.functions.append(function)
+    copy.opset_import.add(domain=function.domain, version=1)
+    copy.opset_import[0].version = function.opset_import[0].version
+    flat = onnx.inliner.inline_local_functions(copy)
+    flat.ir_version = _IR_VERSION
+    return flat
+
+
+def _function(schema: Any, proto: onnx.ModelProto, version: int) -> Any:
+    import onnx
+
+    function = onnx.FunctionProto()
+    if schema.has_context_dependent_function:
+        node = proto.graph.node[0]
+        types = {value.name: value.type for value in proto.graph.input}
+        types |= {
+            t.name: onnx.helper.make_tensor_type_proto(t.data_type, t.dims) for t in proto.graph.initializer
+        }
+        given = [types[name].SerializeToString() for name in node.input if name]
+        text = schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), given)
+    else:
+        text = schema.get_function_with_opset_version(version)
+    function.ParseFromString(text)
+    return function
+
+
+def _splice(change: _Change, graph: ir.Graph, node: ir.Node, proto: onnx.ModelProto) -> None:
+    """Put what the little model holds in the node's place."""
+    import onnx_ir as ir
+
+    values: dict[str, ir.Value] = {str(v.name): v for v in node.inputs if v is not None}
+    outputs = [str(value.name) for value in node.outputs]
+    for tensor in proto.graph.initializer:
+        if tensor.name not in values:
+            name = change.name(tensor.name)
+            fresh = ir.val(name, const_value=ir.tensor(ir.TensorProtoTensor(tensor).numpy(), name=name))
+            change.program.graph.register_initializer(fresh)
+            values[tensor.name] = fresh
+    made = [_copied(change, item, values) for item in proto.graph.node]
+    made[-1].name = node.name
+    for item in made:
+        graph.insert_before(node, item)
+    for value, name in zip(node.outputs, outputs, strict=True):
+        if not name:
+            continue
+        new = values[name]
+        new.type, new.shape = value.type, value.shape
+        ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
+        value.name, new.name = None, name
+    graph.remove(node, safe=True)
+
+
+def _copied(change: _Change, proto: Any, values: dict[str, ir.Value]) -> ir.Node:
+    """One node of the little model, reading and writing values of the large one."""
+    import onnx_ir as ir
+
+    fresh = [ir.Value(name=change.name(name) if name else "") for name in proto.output]
+    attributes = [ir.serde.deserialize_attribute(attribute) for attribute in proto.attribute]
+    inputs = [values[name] if name else None for name in proto.input]
+    values.update((name, value) for name, value in zip(proto.output, fresh, strict=True) if name)
+    return ir.Node("", proto.op_type, inputs, attributes, outputs=fresh, name=change.name(proto.op_type))
+
+
+def _reason(error: BaseException) -> str:
+    """What the converter or the checker says, without the places in its source."""
+    told = root_cause(error)
+    for mark in ("Assertion `false` failed: ", "Assertion failed: "):
+        told = told.rpartition(mark)[2]
+    return told.replace("$", "")
+
