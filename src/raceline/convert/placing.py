@@ -71,7 +71,9 @@ def place_folder(made: list[Path], target: Path) -> list[Path]:
     """
     names = {path.name for path in made}
     if target.exists():
-        others = sorted({path.name for path in target.iterdir()} - names) if target.is_dir() else [target.name]
+        others = (
+            sorted({path.name for path in target.iterdir()} - names) if target.is_dir() else [target.name]
+        )
         if others:
             raise ConfigError(
                 f"{target} is not replaced",

@@ -51,7 +51,9 @@ class _Symmetric:
 
         self.count += 1
         name = f"raceline_qdq_{self.count}_{hint}"
-        value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
+        value = ir.val(
+            name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+        )
         self.program.graph.register_initializer(value)
         return value
 
@@ -80,7 +82,9 @@ def symmetric(model: Model) -> Model:
         if operators.normal_domain(node.domain):
             run.refuse(node, f"the domain {node.domain} is not the standard's")
         elif node.op_type in _WHOLE_NUMBERED:
-            run.refuse(node, "it computes with whole numbers; the consumer wants Q and DQ around plain operators")
+            run.refuse(
+                node, "it computes with whole numbers; the consumer wants Q and DQ around plain operators"
+            )
     for node in nodes:
         if node.op_type in {_QUANTISE, _DEQUANTISE} and not node.domain and (why := _general(node)):
             run.refuse(node, why)
@@ -90,7 +94,9 @@ def symmetric(model: Model) -> Model:
         _check_channels(run)
     if run.refused:
         raise UnsupportedOperatorError(
-            f"{model.name} as symmetric int8", run.refused, "Quantise with symmetric int8 activations and weights."
+            f"{model.name} as symmetric int8",
+            run.refused,
+            "Quantise with symmetric int8 activations and weights.",
         )
     _drop_unread(run.program)
     notes = [f"{count} {what}" for what, count in run.done.items()]
@@ -134,7 +140,9 @@ def _centre(run: _Symmetric, node: ir.Node, held: Array, zero: Array) -> None:
     """Give a constant zero point 0 in int8, where its values reach no further from the old one."""
     from_zero = held.astype(np.int32) - _along(zero.astype(np.int32), node, held.ndim)
     if from_zero.min(initial=0) < -128 or from_zero.max(initial=0) > 127:
-        run.refuse(node, f"weights reach {int(from_zero.min())} to {int(from_zero.max())} from their zero point")
+        run.refuse(
+            node, f"weights reach {int(from_zero.min())} to {int(from_zero.max())} from their zero point"
+        )
         return
     node.replace_input_with(0, run.constant("weight", from_zero.astype(np.int8)))
     _set_zero_point(run, node, zero.shape)
@@ -182,9 +190,15 @@ def _rewrite_quantise(run: _Symmetric, node: ir.Node) -> None:
     if kind != "uint8" or np.any(zero != _SHIFT):
         run.refuse(node, f"{kind} with zero point {_some(zero)} is not symmetric")
         return
-    wrong = [reader for reader in readers if np.any(_zero_point(reader) != _SHIFT) or reader.inputs[0] is not node.outputs[0]]
+    wrong = [
+        reader
+        for reader in readers
+        if np.any(_zero_point(reader) != _SHIFT) or reader.inputs[0] is not node.outputs[0]
+    ]
     for reader in wrong:
-        run.refuse(reader, f"its zero point {_some(_zero_point(reader))} is not that of the QuantizeLinear it reads")
+        run.refuse(
+            reader, f"its zero point {_some(_zero_point(reader))} is not that of the QuantizeLinear it reads"
+        )
     if wrong:
         return
     import onnx_ir as ir

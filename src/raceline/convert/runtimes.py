@@ -12,12 +12,14 @@ import numpy as np
 
 from raceline.convert.exporting import exported
 from raceline.core.errors import BadModelError, RacelineError, UnsupportedOperatorError
+from raceline.core.units import GIB
 from raceline.engines import users
 from raceline.ir import Model, weights, write_onnx
-from raceline.core.units import GIB
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
-_ONE_FILE_BYTES = GIB  # formats that are one flatbuffer or message end at 2 GiB; above this, weights go beside
+_ONE_FILE_BYTES = (
+    GIB  # formats that are one flatbuffer or message end at 2 GiB; above this, weights go beside
+)
 
 
 def converted(model: Model, runtime: str, folder: Path, *, fp16: bool) -> list[Path]:
@@ -41,14 +43,22 @@ def converted(model: Model, runtime: str, folder: Path, *, fp16: bool) -> list[P
     source = folder / "source.onnx"
     external = weights.total_bytes(model.program) > _ONE_FILE_BYTES
     write_onnx(model, source, inline_functions=True, external_threshold_bytes=1024 if external else None)
-    arguments = {"runtime": runtime, "task": "write", "model": str(source.resolve()), "fp16": fp16, "external": external}
+    arguments = {
+        "runtime": runtime,
+        "task": "write",
+        "model": str(source.resolve()),
+        "fp16": fp16,
+        "external": external,
+    }
     with exported("runtimes", arguments, source=model.name, extra="base") as (made, answer):
         if "refused" in answer:
             raise _refusal(model, runtime, answer)
         return [Path(shutil.move(made / name, folder / name)) for name in answer["files"]]
 
 
-def run(path: Path, cases: Sequence[Tensors], runtime: str, **options: Any) -> list[dict[str, np.ndarray[Any, Any]]]:
+def run(
+    path: Path, cases: Sequence[Tensors], runtime: str, **options: Any
+) -> list[dict[str, np.ndarray[Any, Any]]]:
     """Run a file in a runtime, once for each case.
 
     Raises:
@@ -59,7 +69,13 @@ def run(path: Path, cases: Sequence[Tensors], runtime: str, **options: Any) -> l
     with tempfile.TemporaryDirectory(prefix="raceline-run-") as place:
         names = list(cases[0])
         files = [_stored(case, names, Path(place, f"in{index}.npz")) for index, case in enumerate(cases)]
-        arguments = {"runtime": runtime, "task": "run", "model": str(path.resolve()), "inputs": names, "cases": files}
+        arguments = {
+            "runtime": runtime,
+            "task": "run",
+            "model": str(path.resolve()),
+            "inputs": names,
+            "cases": files,
+        }
         with exported("runtimes", {**arguments, **options}, source=path.name, extra="base") as (made, answer):
             if "refused" in answer:
                 raise BadModelError(f"{runtime} does not run {path.name}", answer["refused"])
@@ -78,7 +94,9 @@ def _stored(case: Tensors, names: Sequence[str], path: Path) -> str:
 def _loaded(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
     with np.load(path, allow_pickle=False) as held:
         arrays = {name: held[str(place)] for place, name in enumerate(names)}
-    return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
+    return {
+        name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()
+    }
 
 
 def _refusal(model: Model, runtime: str, answer: Mapping[str, Any]) -> RacelineError:

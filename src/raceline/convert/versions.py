@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Operators whose text was edited between these versions while their meaning stayed, as long as the attributes
-# named here are at the value given or absent.
+# named here are at the value given or absent; None where only absent will do.
 _SAME_MEANING: Mapping[tuple[str, int, int], Mapping[str, Any]] = {
     **{(op, 13, 14): {} for op in ("Add", "Sub", "Mul", "Div")},
     **{("Loop", old, new): {} for old in (13, 16) for new in (16, 19, 21, 23, 24, 25) if old < new},
     ("Reshape", 13, 14): {"allowzero": 0},
     ("BatchNormalization", 14, 15): {"training_mode": 0},
+    ("Shape", 13, 15): {"start": 0, "end": None},
     ("Max", 12, 13): {},
     ("Min", 12, 13): {},
 }
@@ -84,7 +85,9 @@ def with_opset(model: Model, opset: int) -> Model:
             try:
                 _rewrite(change, graph, node)
             except _Unchangeable as why:
-                refused.setdefault(f"{node.op_type}: {why}", []).append(node.name or str(node.outputs[0].name))
+                refused.setdefault(f"{node.op_type}: {why}", []).append(
+                    node.name or str(node.outputs[0].name)
+                )
     if refused:
         raise UnsupportedOperatorError(
             f"{model.name} at opset {opset} instead of {old}", refused, "Choose a newer opset or consumer."
@@ -121,7 +124,12 @@ def _keeps_meaning(change: _Change, node: ir.Node) -> bool:
 def _text(schema: Any) -> tuple[Any, ...]:
     """All that a definition says, its lists of types excepted."""
     attributes = {
-        name: (attribute.type, attribute.required, str(attribute.default_value), attribute.description.split())
+        name: (
+            attribute.type,
+            attribute.required,
+            str(attribute.default_value),
+            attribute.description.split(),
+        )
         for name, attribute in schema.attributes.items()
     }
     ports = [
@@ -243,7 +251,9 @@ def _function(schema: Any, proto: onnx.ModelProto, version: int) -> Any:
             t.name: onnx.helper.make_tensor_type_proto(t.data_type, t.dims) for t in proto.graph.initializer
         }
         given = [types[name].SerializeToString() for name in node.input if name]
-        text = schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), given)
+        text = schema.get_context_dependent_function_with_opset_version(
+            version, node.SerializeToString(), given
+        )
     else:
         text = schema.get_function_with_opset_version(version)
     function.ParseFromString(text)
@@ -293,4 +303,3 @@ def _reason(error: BaseException) -> str:
     for mark in ("Assertion `false` failed: ", "Assertion failed: "):
         told = told.rpartition(mark)[2]
     return told.replace("$", "")
-

@@ -41,6 +41,50 @@ def options_of(name: str) -> dict[str, str]:
     return {parameter.name: str(parameter.annotation) for parameter in parameters}
 
 
+def parsed_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Options of a writer from text, as a command line has them.
+
+    Args:
+        name: the writer's.
+        texts: option -> `true` or `false`, a number, a name, or `axis:4,axis:16` for sizes.
+
+    Raises:
+        ConfigError: the writer has no such option, or the text is none of its values.
+    """
+    known = options_of(name)
+    found: dict[str, Any] = {}
+    for option, text in texts.items():
+        if option not in known:
+            raise _no_option(name, option, known)
+        try:
+            found[option] = _parsed(known[option], text)
+        except ValueError as error:
+            raise ConfigError(f"{option}={text}", str(error) or f"it is {known[option]}") from error
+    return found
+
+
+def _parsed(kind: str, text: str) -> Any:
+    """A value of an option, by the option's annotation.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    if kind.startswith("bool"):
+        if text not in {"true", "false"}:
+            raise ValueError("write true or false")
+        return text == "true"
+    if kind.startswith("int"):
+        return int(text)
+    if kind.startswith("Mapping"):
+        pairs = [item.rpartition(":") for item in text.split(",")]
+        return {axis: int(size) for axis, _, size in pairs}
+    return text
+
+
+def _no_option(name: str, option: str, known: Mapping[str, str]) -> ConfigError:
+    return ConfigError(f"writer {name} has no option {option!r}", f"it has: {', '.join(known) or 'none'}")
+
+
 def write(model: Model, path: str | Path, output_format: str, **options: Any) -> list[Path]:
     """Write a model in another format, whole or not at all.
 
@@ -61,7 +105,7 @@ def write(model: Model, path: str | Path, output_format: str, **options: Any) ->
     author = writer(output_format)
     known = options_of(output_format)
     if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(f"writer {output_format} has no option {unknown[0]!r}", f"it has: {', '.join(known) or 'none'}")
+        raise _no_option(output_format, unknown[0], known)
     files: list[Path] = author.write(model, Path(path), **options)
     return files
 
@@ -136,4 +180,3 @@ def _widened(got: Tensors, expected: Tensors) -> dict[str, np.ndarray[Any, Any]]
 
 def _badness(found: Difference) -> tuple[bool, float]:
     return not found.ok, np.inf if found.max_rel is None else found.max_rel
-

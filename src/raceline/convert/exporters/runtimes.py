@@ -10,27 +10,27 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 NARROWED = {"int64": np.int32, "bool": np.int32, "float16": np.float32}
 
 
-def module(name: str):  # noqa: ANN201  # whatever the runtime is
+def module(name: str) -> Any:
     """A runtime's module."""
     return importlib.import_module(name)
 
 
-
-
-def openvino():  # noqa: ANN201
+def openvino() -> Any:
     """OpenVINO without its telemetry, which would send an event and write into the home folder."""
-    sys.modules["openvino_telemetry"] = None
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # how Python spells "not there"
     return module("openvino")
 
 
-def write_openvino(given: dict) -> dict:
+def write_openvino(given: dict[str, Any]) -> dict[str, Any]:
     """IR from ONNX."""
     runtime = openvino()
     try:
@@ -44,21 +44,21 @@ def write_openvino(given: dict) -> dict:
     return {"files": ["model.xml", "model.bin"]}
 
 
-def run_openvino(given: dict) -> dict:
+def run_openvino(given: dict[str, Any]) -> dict[str, Any]:
     """Outputs of IR, or of ONNX."""
     runtime = openvino()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
     compiled = runtime.Core().compile_model(given["model"], "CPU", settings)
     taken = {name: port for port in compiled.inputs for name in port.get_names()}
 
-    def run(feeds: dict) -> dict:
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
         results = compiled({name: array for name, array in feeds.items() if name in taken})
         return {name: np.array(results[port]) for port in compiled.outputs for name in port.get_names()}
 
     return run_cases(given, run)
 
 
-def write_mnn(given: dict) -> dict:
+def write_mnn(given: dict[str, Any]) -> dict[str, Any]:
     """MNN's file from ONNX, by the converter behind its command (the command itself installs packages)."""
     target = os.path.join(given["folder"], "model.mnn")
     arguments = ["-f", "ONNX", "--modelFile", given["model"], "--MNNModel", target, "--bizCode", "raceline"]
@@ -83,7 +83,7 @@ def write_mnn(given: dict) -> dict:
     return {"files": ["model.mnn", *(["model.mnn.weight"] if os.path.exists(weights) else [])]}
 
 
-def run_mnn(given: dict) -> dict:
+def run_mnn(given: dict[str, Any]) -> dict[str, Any]:
     """Outputs of MNN's file, in the types that MNN holds them in."""
     module("MNN")
     nn, expr = module("MNN.nn"), module("MNN.expr")
@@ -96,7 +96,7 @@ def run_mnn(given: dict) -> dict:
     network = nn.load_module_from_file(given["model"], inputs, outputs, runtime_manager=manager)
     kinds = {"float32": expr.float, "int32": expr.int, "uint8": expr.uint8}
 
-    def run(feeds: dict) -> dict:
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
         variables = []
         for name in inputs:
             array = np.require(feeds[name], requirements="C")
@@ -112,7 +112,7 @@ def run_mnn(given: dict) -> dict:
     return run_cases(given, run)
 
 
-def run_onnxruntime(given: dict) -> dict:
+def run_onnxruntime(given: dict[str, Any]) -> dict[str, Any]:
     """Outputs of ONNX."""
     runtime = module("onnxruntime")
     settings = runtime.SessionOptions()
@@ -124,16 +124,16 @@ def run_onnxruntime(given: dict) -> dict:
     taken = {value.name for value in session.get_inputs()}
     outputs = [value.name for value in session.get_outputs()]
 
-    def run(feeds: dict) -> dict:
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
         results = session.run(outputs, {name: array for name, array in feeds.items() if name in taken})
         return dict(zip(outputs, results, strict=True))
 
     return run_cases(given, run)
 
 
-def run_cases(given: dict, run) -> dict:  # noqa: ANN001  # a function
+def run_cases(given: dict[str, Any], run: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     """Run each case and leave its outputs in a file of the folder."""
-    names: list = []
+    names: list[str] = []
     for place, path in enumerate(given["cases"]):
         with np.load(path, allow_pickle=False) as held:
             feeds = {name: as_given(held[str(i)]) for i, name in enumerate(given["inputs"])}
@@ -144,12 +144,12 @@ def run_cases(given: dict, run) -> dict:  # noqa: ANN001  # a function
     return {"outputs": names}
 
 
-def as_given(array):  # noqa: ANN001, ANN201
+def as_given(array: Any) -> Any:
     """Text as objects, which runtimes expect."""
     return array.astype(object) if array.dtype.kind == "U" else array
 
 
-def as_stored(array):  # noqa: ANN001, ANN201
+def as_stored(array: Any) -> Any:
     """Text as NumPy stores it without pickling."""
     array = np.asarray(array)
     return array.astype(str) if array.dtype.kind in "OS" else array

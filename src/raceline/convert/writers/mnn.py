@@ -38,7 +38,9 @@ def write(model: Model, path: Path, *, fp16: bool = False) -> list[Path]:
         UnsupportedOperatorError: operators that MNN cannot convert, all of them.
         BadModelError: MNN refuses the model, or has no equal of an input's or output's type.
     """
-    strange = [spec for spec in (*model.signature.inputs, *model.signature.outputs) if spec.dtype not in _TYPES]
+    strange = [
+        spec for spec in (*model.signature.inputs, *model.signature.outputs) if spec.dtype not in _TYPES
+    ]
     if strange:
         raise BadModelError(
             f"MNN cannot hold {', '.join(map(str, strange))}",

@@ -1,4 +1,4 @@
-"""Write ONNX for a named consumer: its opset, its IR version, functions kept or inlined, weights inside or beside."""
+"""Write ONNX for a named consumer: opset, IR version, functions kept or inlined, weights inside or beside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.convert import placing, runtimes
-from raceline.convert.consumers import Consumer, consumer as known_consumer
+from raceline.convert.consumers import Consumer
+from raceline.convert.consumers import consumer as known_consumer
 from raceline.convert.example import model_from_text
 from raceline.convert.versions import with_opset
 from raceline.core.errors import BadModelError, ConfigError, UnsupportedOperatorError
@@ -76,7 +77,11 @@ def write(
 
 
 def run(
-    path: Path, cases: Sequence[Mapping[str, np.ndarray[Any, Any]]], *, consumer: str = "onnxruntime", **_: Any
+    path: Path,
+    cases: Sequence[Mapping[str, np.ndarray[Any, Any]]],
+    *,
+    consumer: str = "onnxruntime",
+    **_: Any,
 ) -> list[dict[str, np.ndarray[Any, Any]]]:
     """Run the file in its consumer where that is OpenVINO; in ONNX Runtime for every other."""
     return runtimes.run(path, cases, "openvino" if consumer == "openvino" else "onnxruntime")
@@ -104,7 +109,9 @@ def _opset(model: Model, reader: Consumer, asked: int | None, name: str) -> int:
     """
     if asked is not None:
         if asked > reader.opset:
-            raise ConfigError(f"opset {asked}", f"{name} takes at most {reader.opset}", "Ask for an older one.")
+            raise ConfigError(
+                f"opset {asked}", f"{name} takes at most {reader.opset}", "Ask for an older one."
+            )
         return asked
     own = model.program.opset_imports.get("", reader.oldest_opset)
     return max(min(own, reader.opset), reader.oldest_opset)
@@ -170,7 +177,7 @@ def _oldest_ir_version(program: ir.Model) -> int:
         for domain, version in program.opset_imports.items()
         if operators.normal_domain(domain) in {"", "ai.onnx.ml"}
     ]
-    found = onnx.helper.find_min_ir_version_for(imports)
+    found = int(onnx.helper.find_min_ir_version_for(imports))
     types = {tensor.dtype.name for _, tensor in weights.named_tensors(program)}
     return max(8, found, *(_TYPES_SINCE.get(name, 0) for name in types), 0)
 
