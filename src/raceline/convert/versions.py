@@ -9,10 +9,10 @@ than the opset but defined by a body of older ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from raceline.convert.graph import constant
+from raceline.convert.graph import Array, constant
 from raceline.convert.shapes import forget_probes, infer
 from raceline.core.errors import BadModelError, UnsupportedOperatorError
 from raceline.ir import Model, check, operators
@@ -51,11 +51,29 @@ class _Change:
     old: int
     new: int
     count: int = 0
+    known: dict[bytes, onnx.ModelProto | str] = field(default_factory=dict)
 
     def name(self, hint: str) -> str:
         """A name that the model does not have; names with this beginning are ours alone."""
         self.count += 1
         return f"raceline_opset{self.new}_{self.count}_{hint}"
+
+    def adapted(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """The little model at the other opset; the converter, which is slow, sees each kind of it once.
+
+        Raises:
+            _Unchangeable: it has no equal there.
+        """
+        key = proto.SerializeToString(deterministic=True)
+        if key not in self.known:
+            try:
+                self.known[key] = _adapted(proto, self.new, 0)
+            except _Unchangeable as why:
+                self.known[key] = str(why)
+        found = self.known[key]
+        if isinstance(found, str):
+            raise _Unchangeable(found)
+        return found
 
 
 def with_opset(model: Model, opset: int) -> Model:
@@ -104,8 +122,7 @@ def _rewrite(change: _Change, graph: ir.Graph, node: ir.Node) -> None:
         return
     if any(attribute.type.name in {"GRAPH", "GRAPHS"} for attribute in node.attributes.values()):
         raise _Unchangeable("what it means was changed, and nodes that hold graphs cannot be rewritten")
-    proto = _adapted(_alone(change, node), change.new, 0)
-    _splice(change, graph, node, proto)
+    _splice(change, graph, node, change.adapted(_alone(change, node)))
 
 
 def _keeps_meaning(change: _Change, node: ir.Node) -> bool:
@@ -118,7 +135,11 @@ def _keeps_meaning(change: _Change, node: ir.Node) -> bool:
         return False
     if old.since_version == new.since_version:
         return True
-    return (_text(old) == _text(new) or _is_known_same(node, old, new)) and _takes_types(node, new)
+    if node.op_type == "Constant":  # what it holds was never read another way, only further ways came
+        same = set(node.attributes) <= set(new.attributes)
+    else:
+        same = _text(old) == _text(new) or _is_known_same(node, old, new)
+    return same and _takes_types(node, new)
 
 
 def _text(schema: Any) -> tuple[Any, ...]:
@@ -169,27 +190,57 @@ _SPELT = {"FLOAT": "float", "DOUBLE": "double"}
 
 
 def _alone(change: _Change, node: ir.Node) -> onnx.ModelProto:
-    """The node as a model of its own, its small constant operands inside."""
+    """The node as a model of its own that reads i0, i1, ... and writes o0, o1, ..., settings inside."""
     import onnx
     import onnx_ir as ir
 
+    names = _names(node)
     inputs, weights = [], []
     for value in dict.fromkeys(v for v in node.inputs if v is not None):
         array = constant(value)
-        if array is not None and array.size <= MOST_CONSTANT_ELEMENTS and array.dtype.kind in "biuf":
-            weights.append(onnx.numpy_helper.from_array(array, value.name))
+        if array is not None and _sets_up(array):
+            weights.append(onnx.numpy_helper.from_array(array, names[value]))
         elif value.type is None:
             raise _Unchangeable(f"the type of {value.name!r} is unknown")
         else:
-            inputs.append(ir.serde.serialize_value(value))
-    outputs = [ir.serde.serialize_value(value) for value in node.outputs if value.name]
-    graph = onnx.helper.make_graph([ir.serde.serialize_node(node)], "one", inputs, outputs, weights)
+            inputs.append(_declared(value, names[value]))
+    outputs = [_declared(value, names[value]) for value in node.outputs if value.name]
+    proto = ir.serde.serialize_node(node)
+    for key in ("name", "doc_string", "metadata_props", "input", "output"):
+        proto.ClearField(key)
+    proto.input.extend("" if value is None else names[value] for value in node.inputs)
+    proto.output.extend(names[value] if value.name else "" for value in node.outputs)
+    graph = onnx.helper.make_graph([proto], "one", inputs, outputs, weights)
     return onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", change.old)], ir_version=_IR_VERSION
     )
 
 
+def _sets_up(array: Array) -> bool:
+    """Whether an adapter may ask for a constant: axes, shapes and pads, scales and bounds; no weights."""
+    most = MOST_CONSTANT_ELEMENTS if array.dtype.kind in "biu" else _MOST_FLOATS
+    return array.dtype.kind in "biuf" and array.size <= most
+
+
+def _names(node: ir.Node) -> dict[ir.Value, str]:
+    """What the values are called in the little model."""
+    values = dict.fromkeys(value for value in node.inputs if value is not None)
+    names = {value: f"i{place}" for place, value in enumerate(values)}
+    return names | {value: f"o{place}" for place, value in enumerate(node.outputs)}
+
+
+def _declared(value: ir.Value, name: str) -> onnx.ValueInfoProto:
+    import onnx_ir as ir
+
+    proto = ir.serde.serialize_value(value)
+    for key in ("doc_string", "metadata_props"):
+        proto.ClearField(key)
+    proto.name = name
+    return proto
+
+
 _IR_VERSION = 10
+_MOST_FLOATS = 8
 
 
 def _adapted(proto: onnx.ModelProto, opset: int, depth: int) -> onnx.ModelProto:
@@ -199,7 +250,7 @@ def _adapted(proto: onnx.ModelProto, opset: int, depth: int) -> onnx.ModelProto:
     try:
         result = onnx.version_converter.convert_version(proto, opset)
         # The converter hands on attributes it does not know; the checker does not.
-        onnx.checker.check_model(result)
+        _check_nodes(result, opset)
         return result
     except (*PARSE_FAILURES, onnx.version_converter.ConvertError, onnx.checker.ValidationError) as error:
         body = _body(proto, opset) if depth < _DEEPEST else None
@@ -208,9 +259,25 @@ def _adapted(proto: onnx.ModelProto, opset: int, depth: int) -> onnx.ModelProto:
         return _adapted(body, opset, depth + 1)
 
 
+def _check_nodes(proto: onnx.ModelProto, opset: int) -> None:
+    """Whether every node has the attributes, and as many operands, as its definition says.
+
+    Raises:
+        onnx.checker.ValidationError: one has not.
+    """
+    import onnx
+
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = _IR_VERSION
+    context.opset_imports = {"": opset}
+    for node in proto.graph.node:
+        onnx.checker.check_node(node, context)
+
+
 def _body(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto | None:
     """The little model with its one node replaced by what defines it; None where nothing does."""
     import onnx
+    import onnx.inliner
 
     if len(proto.graph.node) != 1:
         return None
@@ -264,8 +331,8 @@ def _splice(change: _Change, graph: ir.Graph, node: ir.Node, proto: onnx.ModelPr
     """Put what the little model holds in the node's place."""
     import onnx_ir as ir
 
-    values: dict[str, ir.Value] = {str(v.name): v for v in node.inputs if v is not None}
-    outputs = [str(value.name) for value in node.outputs]
+    inner = _names(node)
+    values: dict[str, ir.Value] = {inner[v]: v for v in node.inputs if v is not None}
     for tensor in proto.graph.initializer:
         if tensor.name not in values:
             name = change.name(tensor.name)
@@ -276,10 +343,10 @@ def _splice(change: _Change, graph: ir.Graph, node: ir.Node, proto: onnx.ModelPr
     made[-1].name = node.name
     for item in made:
         graph.insert_before(node, item)
-    for value, name in zip(node.outputs, outputs, strict=True):
-        if not name:
+    for value in node.outputs:
+        if not value.name:
             continue
-        new = values[name]
+        name, new = value.name, values[inner[value]]
         new.type, new.shape = value.type, value.shape
         ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
         value.name, new.name = None, name
