@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from raceline.convert.graph import Array, constant
@@ -24,17 +25,22 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-# Operators whose text was edited between these versions while their meaning stayed, as long as the attributes
-# named here are at the value given or absent; None where only absent will do.
+# Operators whose text was edited from one version to the next while their meaning stayed, as long as the
+# attributes named here are at the value given or absent; None where only absent will do.
 _SAME_MEANING: Mapping[tuple[str, int, int], Mapping[str, Any]] = {
     **{(op, 13, 14): {} for op in ("Add", "Sub", "Mul", "Div")},
-    **{("Loop", old, new): {} for old in (13, 16) for new in (16, 19, 21, 23, 24, 25) if old < new},
+    ("Loop", 13, 16): {},
     ("Reshape", 13, 14): {"allowzero": 0},
-    ("BatchNormalization", 14, 15): {"training_mode": 0},
+    ("BatchNormalization", 14, 15): {},
+    ("BatchNormalization", 9, 14): {"training_mode": 0},
     ("Shape", 13, 15): {"start": 0, "end": None},
+    ("Gemm", 11, 13): {},
     ("Max", 12, 13): {},
     ("Min", 12, 13): {},
 }
+# Versions in which an operator got another meaning that ONNX's converter does not know of.
+_MISTRANSLATED: Mapping[str, int] = {"Hardmax": 13, "RoiAlign": 16}
+_HALF_PIXEL = 11  # since then Resize counts from the middle of a pixel unless it says otherwise
 _OLDEST_OPSET = 7  # before it, broadcasting was an attribute, and no engine of today reads it
 _DEEPEST = 4  # bodies inside bodies
 
@@ -67,7 +73,7 @@ class _Change:
         key = proto.SerializeToString(deterministic=True)
         if key not in self.known:
             try:
-                self.known[key] = _adapted(proto, self.new, 0)
+                self.known[key] = _adapted(proto, self.new)
             except _Unchangeable as why:
                 self.known[key] = str(why)
         found = self.known[key]
@@ -101,7 +107,7 @@ def with_opset(model: Model, opset: int) -> Model:
     for graph in list(program.graphs()):
         for node in tuple(graph):
             try:
-                _rewrite(change, graph, node)
+                _rewrite(change, graph, node, old)
             except _Unchangeable as why:
                 refused.setdefault(f"{node.op_type}: {why}", []).append(
                     node.name or str(node.outputs[0].name)
@@ -116,30 +122,72 @@ def with_opset(model: Model, opset: int) -> Model:
     return result
 
 
-def _rewrite(change: _Change, graph: ir.Graph, node: ir.Node) -> None:
-    """Replace a node by its equal, where it has to change at all."""
-    if operators.normal_domain(node.domain) or _keeps_meaning(change, node):
+def _rewrite(change: _Change, graph: ir.Graph, node: ir.Node, old: int, depth: int = 0) -> None:
+    """Replace a node by its equal, where it has to change at all.
+
+    Args:
+        change: under way.
+        graph: the node's.
+        node: an operator as opset `old` has it.
+        old: the whole model's opset, or that of a body that was put in.
+        depth: how many bodies it came out of.
+    """
+    if operators.normal_domain(node.domain) or _keeps_meaning(node, old, change.new):
         return
     if any(attribute.type.name in {"GRAPH", "GRAPHS"} for attribute in node.attributes.values()):
         raise _Unchangeable("what it means was changed, and nodes that hold graphs cannot be rewritten")
-    _splice(change, graph, node, change.adapted(_alone(change, node)))
+    proto = _alone(node, old)
+    try:
+        _splice(change, graph, node, change.adapted(proto))
+    except _Unchangeable:
+        body = _body(proto, change.new) if depth < _DEEPEST else None
+        if body is None:
+            raise
+        for inner in _splice(change, graph, node, body):
+            _rewrite(change, graph, inner, body.opset_import[0].version, depth + 1)
 
 
-def _keeps_meaning(change: _Change, node: ir.Node) -> bool:
+def _keeps_meaning(node: ir.Node, old: int, new: int) -> bool:
     """Whether both opsets mean the same by this node."""
-    old = operators.schema("", node.op_type, change.old)
-    new = operators.schema("", node.op_type, change.new)
-    if old is None:
-        raise _Unchangeable(f"opset {change.old} does not define it")
-    if new is None:
+    first, last = operators.schema("", node.op_type, old), operators.schema("", node.op_type, new)
+    if first is None:
+        raise _Unchangeable(f"opset {old} does not define it")
+    if last is None:
         return False
-    if old.since_version == new.since_version:
+    if first.since_version == last.since_version:
         return True
+    boundary = _MISTRANSLATED.get(node.op_type, 0)
+    if min(old, new) < boundary <= max(old, new) or (node.op_type == "Resize" and new < _HALF_PIXEL <= old):
+        raise _Unchangeable(f"opset {boundary or _HALF_PIXEL} gave it another meaning")
     if node.op_type == "Constant":  # what it holds was never read another way, only further ways came
-        same = set(node.attributes) <= set(new.attributes)
+        same = set(node.attributes) <= set(last.attributes)
     else:
-        same = _text(old) == _text(new) or _is_known_same(node, old, new)
-    return same and _takes_types(node, new)
+        same = all(_same_step(node, *step) for step in pairwise(_steps(node.op_type, old, new)))
+    if not same or not _takes_types(node, last):
+        return False
+    for name in set(node.attributes) - set(last.attributes):
+        node.attributes.pop(name)
+    return True
+
+
+def _steps(op_type: str, old: int, new: int) -> list[Any]:
+    """The definitions that an operator had between two opsets, the oldest first."""
+    found = (operators.schema("", op_type, opset) for opset in range(min(old, new), max(old, new) + 1))
+    by_version = {schema.since_version: schema for schema in found if schema is not None}
+    return [by_version[version] for version in sorted(by_version)]
+
+
+def _same_step(node: ir.Node, older: Any, newer: Any) -> bool:
+    """Whether a definition and the next one say the same of this node."""
+    if _text(older) == _text(newer):
+        return True
+    needed = _SAME_MEANING.get((node.op_type, older.since_version, newer.since_version))
+    if needed is None:
+        return False
+    for name, value in needed.items():
+        if name in node.attributes and node.attributes[name].as_int() != value:
+            raise _Unchangeable(f"{name} = {node.attributes[name].as_int()} is newer")
+    return True
 
 
 def _text(schema: Any) -> tuple[Any, ...]:
@@ -160,19 +208,6 @@ def _text(schema: Any) -> tuple[Any, ...]:
     return schema.doc.split(), attributes, ports
 
 
-def _is_known_same(node: ir.Node, old: Any, new: Any) -> bool:
-    key = (node.op_type, *sorted((old.since_version, new.since_version)))
-    needed = _SAME_MEANING.get(key)
-    if needed is None or not set(node.attributes) <= set(new.attributes) | set(needed):
-        return False
-    for name, value in needed.items():
-        if name in node.attributes and node.attributes[name].as_int() != value:
-            raise _Unchangeable(f"{name} = {node.attributes[name].as_int()} is newer")
-        if name not in new.attributes:
-            node.attributes.pop(name, None)
-    return True
-
-
 def _takes_types(node: ir.Node, schema: Any) -> bool:
     """Whether a definition knows the types that the node reads and writes."""
     for values, ports in ((node.inputs, schema.inputs), (node.outputs, schema.outputs)):
@@ -189,7 +224,7 @@ def _takes_types(node: ir.Node, schema: Any) -> bool:
 _SPELT = {"FLOAT": "float", "DOUBLE": "double"}
 
 
-def _alone(change: _Change, node: ir.Node) -> onnx.ModelProto:
+def _alone(node: ir.Node, opset: int) -> onnx.ModelProto:
     """The node as a model of its own that reads i0, i1, ... and writes o0, o1, ..., settings inside."""
     import onnx
     import onnx_ir as ir
@@ -212,7 +247,7 @@ def _alone(change: _Change, node: ir.Node) -> onnx.ModelProto:
     proto.output.extend(names[value] if value.name else "" for value in node.outputs)
     graph = onnx.helper.make_graph([proto], "one", inputs, outputs, weights)
     return onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", change.old)], ir_version=_IR_VERSION
+        graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=_IR_VERSION
     )
 
 
@@ -243,20 +278,29 @@ _IR_VERSION = 10
 _MOST_FLOATS = 8
 
 
-def _adapted(proto: onnx.ModelProto, opset: int, depth: int) -> onnx.ModelProto:
-    """The little model at the other opset, by ONNX's converter, or by the operator's own body."""
+def _adapted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The little model at the other opset, by ONNX's converter."""
     import onnx
 
     try:
         result = onnx.version_converter.convert_version(proto, opset)
-        # The converter hands on attributes it does not know; the checker does not.
+        _keep_corners(proto, result)
         _check_nodes(result, opset)
-        return result
     except (*PARSE_FAILURES, onnx.version_converter.ConvertError, onnx.checker.ValidationError) as error:
-        body = _body(proto, opset) if depth < _DEEPEST else None
-        if body is None:
-            raise _Unchangeable(_reason(error)) from error
-        return _adapted(body, opset, depth + 1)
+        raise _Unchangeable(_reason(error)) from error
+    return result
+
+
+def _keep_corners(proto: onnx.ModelProto, result: onnx.ModelProto) -> None:
+    """Say in a Resize that came of an older one, or of Upsample, what that meant: it counted from the corner."""
+    import onnx
+
+    op_type, version = proto.graph.node[0].op_type, proto.opset_import[0].version
+    if op_type == "Upsample" or (op_type == "Resize" and version < _HALF_PIXEL):
+        for node in result.graph.node:
+            if node.op_type == "Resize" and result.opset_import[0].version >= _HALF_PIXEL:
+                corner = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+                node.attribute.extend(onnx.helper.make_attribute(key, text) for key, text in corner.items())
 
 
 def _check_nodes(proto: onnx.ModelProto, opset: int) -> None:
@@ -279,8 +323,6 @@ def _body(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto | None:
     import onnx
     import onnx.inliner
 
-    if len(proto.graph.node) != 1:
-        return None
     version = proto.opset_import[0].version
     schema = operators.schema("", proto.graph.node[0].op_type, version)
     if schema is None or not schema.has_context_dependent_function and not schema.has_function:
@@ -303,8 +345,7 @@ def _body(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto | None:
     copy.opset_import.add(domain=function.domain, version=1)
     copy.opset_import[0].version = function.opset_import[0].version
     flat = onnx.inliner.inline_local_functions(copy)
-    flat.ir_version = _IR_VERSION
-    return flat
+    return onnx.shape_inference.infer_shapes(flat)
 
 
 def _function(schema: Any, proto: onnx.ModelProto, version: int) -> Any:
@@ -327,8 +368,8 @@ def _function(schema: Any, proto: onnx.ModelProto, version: int) -> Any:
     return function
 
 
-def _splice(change: _Change, graph: ir.Graph, node: ir.Node, proto: onnx.ModelProto) -> None:
-    """Put what the little model holds in the node's place."""
+def _splice(change: _Change, graph: ir.Graph, node: ir.Node, proto: onnx.ModelProto) -> list[ir.Node]:
+    """Put what the little model holds in the node's place, and return it."""
     import onnx_ir as ir
 
     inner = _names(node)
@@ -341,6 +382,10 @@ def _splice(change: _Change, graph: ir.Graph, node: ir.Node, proto: onnx.ModelPr
             values[tensor.name] = fresh
     made = [_copied(change, item, values) for item in proto.graph.node]
     made[-1].name = node.name
+    known = {info.name: info.type for info in proto.graph.value_info}
+    for name in known.keys() & values.keys():
+        values[name].type = ir.serde.deserialize_type_proto_for_type(known[name])
+        values[name].shape = ir.serde.deserialize_type_proto_for_shape(known[name])
     for item in made:
         graph.insert_before(node, item)
     for value in node.outputs:
@@ -351,6 +396,7 @@ def _splice(change: _Change, graph: ir.Graph, node: ir.Node, proto: onnx.ModelPr
         ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
         value.name, new.name = None, name
     graph.remove(node, safe=True)
+    return made
 
 
 def _copied(change: _Change, proto: Any, values: dict[str, ir.Value]) -> ir.Node:
