@@ -72,7 +72,7 @@ CASES = {
                       else_branch = e () => (float[3] b) { b = Mul(x, x) }> }""", {}, (13, 17, 24)),
     "dft": (17, "(float[1, 8, 1] x) => (float[1, 8, 2] y) { y = DFT(x) }", {}, (20, 21)),
     "average_pool": (11, """(float[1, 1, 5] x) => (float[1, 1, 3] y) {
-                     y = AveragePool<kernel_shape = [3], strides = [2], pads = [1, 1], count_include_pad = 1>(x) }""",
+             y = AveragePool<kernel_shape = [3], strides = [2], pads = [1, 1], count_include_pad = 1>(x) }""",
                      {}, (13, 19, 22)),
     "max_pool": (22, """(float[1, 1, 5] x) => (float[1, 1, 2] y) {
                  y = MaxPool<kernel_shape = [3], strides = [2]>(x) }""", {}, (11, 13)),

@@ -127,7 +127,7 @@ def compare_models(
     expected = {a.name: np.asarray(left[a.name]) for a, _ in outs}
     got = {a.name: _turned_like(np.asarray(right[b.name]), expected[a.name]) for a, b in outs}
     found = differences(expected, got, tolerance)
-    layers = tuple(_layers(first, left, right, tolerance))
+    layers = tuple(_layers(first, left, {**right, **got}, tolerance))
     ok = all(difference.ok for difference in found)
     return Comparison(
         first=first.name,

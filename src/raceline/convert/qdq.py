@@ -352,26 +352,33 @@ def fixed(model: Model, sizes: dict[str, int]) -> Model:
         if value.name and (value.shape is None or value.shape.is_dynamic())
     ]
     if open_values:
-        listed = ", ".join(open_values[:5]) + (", ..." if len(open_values) > 5 else "")
-        raise BadModelError(
-            f"{model.name} has no static shapes",
-            f"{listed}: their shapes depend on what the model computes",
-            "Leave the sizes out, or cut the model before these.",
-        )
+        raise _not_static(model.name, open_values)
     return replace(result, provenance=model.provenance).with_step(f"axes fixed: {sizes}")
 
 
 def _signature(model: Model, shapes: dict[str, tuple[int, ...]]) -> Any:
-    """The signature at these shapes, by a run of shape inference over the whole model."""
-    from raceline.ir import infer_shapes, make_inputs, run_reference
+    """The signature at these shapes, by shape inference alone: a run would tell sizes that values decide.
+
+    Raises:
+        BadModelError: the shape of an output depends on values.
+    """
+    from raceline.ir import infer_shapes
 
     table = infer_shapes(model, shapes)
-    found = {spec.name: table.known.get(spec.name) for spec in model.signature.outputs}
-    if any(info is None for info in found.values()):
-        outputs = run_reference(model, make_inputs(model.signature, shapes, seed=0))
-        sizes = {name: array.shape for name, array in outputs.items()}
-    else:
-        sizes = {name: tuple(info.shape) for name, info in found.items() if info is not None}
+    unknown = [spec.name for spec in model.signature.outputs if spec.name not in table.known]
+    if unknown:
+        raise _not_static(model.name, unknown)
     inputs = tuple(replace(spec, shape=tuple(shapes[spec.name])) for spec in model.signature.inputs)
-    outs = tuple(replace(spec, shape=tuple(sizes[spec.name])) for spec in model.signature.outputs)
-    return replace(model.signature, inputs=inputs, outputs=outs, batch_axis=None)
+    outputs = tuple(
+        replace(spec, shape=tuple(table.known[spec.name].shape)) for spec in model.signature.outputs
+    )
+    return replace(model.signature, inputs=inputs, outputs=outputs, batch_axis=None)
+
+
+def _not_static(name: str, values: list[str]) -> BadModelError:
+    listed = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
+    return BadModelError(
+        f"{name} has no static shapes",
+        f"{listed}: their shapes depend on what the model computes",
+        "Leave the sizes out, or cut the model before these.",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,7 +204,8 @@ def _place_both(model_file: Path, data: Path, path: Path) -> list[Path]:
     model_file.write_bytes(proto.SerializeToString(deterministic=True))
     placed = placing.place(data, path.with_name(name))
     placing.place(model_file, path)
-    for stale in path.parent.glob(f"{path.name}.*.data"):
-        if stale.name != name:
+    ours = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{12}}\.data")
+    for stale in path.parent.iterdir():
+        if stale.name != name and ours.fullmatch(stale.name):
             stale.unlink()
     return [path, placed]
