@@ -18,7 +18,7 @@ from raceline.convert.equivalence import Difference, differences
 from raceline.core.errors import ShapeError
 from raceline.core.progress import Progress, Silent
 from raceline.engines import Tolerance
-from raceline.ir import Model, Reference, Shapes, TensorSpec, make_inputs, suggest_sizes
+from raceline.ir import Model, Reference, Shapes, TensorSpec, make_inputs, structure, suggest_sizes
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
@@ -128,7 +128,7 @@ def compare_models(
     got = {a.name: _turned_like(np.asarray(right[b.name]), expected[a.name]) for a, b in outs}
     found = differences(expected, got, tolerance)
     layers = tuple(_layers(first, left, {**right, **got}, tolerance))
-    ok = all(difference.ok for difference in found)
+    wrong = [difference.name for difference in found if not difference.ok]
     return Comparison(
         first=first.name,
         second=second.name,
@@ -139,7 +139,7 @@ def compare_models(
         outputs=tuple(f"{a} = {b}" for a, b in outs),
         differences=tuple(found),
         layers=layers,
-        divergence=None if ok else _first_parting(layers),
+        divergence=None if not wrong else _first_parting(first, layers, wrong),
     )
 
 
@@ -264,10 +264,40 @@ def _figures(value: Array) -> Array:
     return np.array([wide.sum(), np.abs(wide).sum(), wide.min(), wide.max()])
 
 
-def _first_parting(layers: Sequence[Layer]) -> Layer | None:
-    """The first layer that differs though both models have it; or the first one after the last that agrees."""
-    for layer in layers:
-        if layer.how == "name" and not layer.ok:
-            return layer
-    last = max((place for place, layer in enumerate(layers) if layer.ok), default=-1)
-    return layers[last + 1] if last + 1 < len(layers) else None
+def _first_parting(model: Model, layers: Sequence[Layer], wrong: Sequence[str]) -> Layer | None:
+    """The first layer that differs, reads only what agrees, and leads to a wrong output by layers that all differ.
+
+    What passes scaled on purpose and undid later leads to none.
+    """
+    by_value = {layer.value: layer for layer in layers}
+    producers = {name: node for node in Reference(model).proto.graph.node for name in node.output if name}
+    place = {layer.value: index for index, layer in enumerate(layers)}
+    roots: set[str] = set()
+    seen: set[str] = set()
+    waiting = list(wrong)
+    while waiting:
+        value = waiting.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        before = _differing_sources(value, producers, by_value)
+        waiting += before
+        if not before and value in by_value:
+            roots.add(value)
+    return min((by_value[value] for value in roots), key=lambda layer: place[layer.value], default=None)
+
+
+def _differing_sources(value: str, producers: Mapping[str, Any], layers: Mapping[str, Layer]) -> list[str]:
+    """The nearest layers that a value is computed from and that differ; values too small to judge are passed."""
+    found, seen = [], set()
+    waiting = list(structure.reads(producers[value])) if value in producers else []
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name not in layers:
+            waiting += structure.reads(producers[name]) if name in producers else []
+        elif not layers[name].ok:
+            found.append(name)
+    return found
