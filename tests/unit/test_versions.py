@@ -70,6 +70,7 @@ CASES = {
     "if": (21, """(float[3] x, bool c) => (float[3] y) {
            y = If(c) <then_branch = t () => (float[3] a) { i = Identity(x) a = Add(i, x) },
                       else_branch = e () => (float[3] b) { b = Mul(x, x) }> }""", {}, (13, 17, 24)),
+    "window": (17, "(int64 x) => (float[m] y) { y = HannWindow(x) }", {}, (13,)),
     "dft": (17, "(float[1, 8, 1] x) => (float[1, 8, 2] y) { y = DFT(x) }", {}, (20, 21)),
     "average_pool": (11, """(float[1, 1, 5] x) => (float[1, 1, 3] y) {
              y = AveragePool<kernel_shape = [3], strides = [2], pads = [1, 1], count_include_pad = 1>(x) }""",
@@ -92,6 +93,8 @@ def build(name):
 
 
 def feeds(model):
+    if not model.signature.inputs[0].shape:
+        return {"x": np.array(8)}
     if model.signature.inputs[-1].name == "s":
         return {"x": np.array([1, 2, 4], np.float32), "s": np.array([3, 1])}
     sizes = dict.fromkeys(model.signature.dynamic_axes, 2)
@@ -140,6 +143,19 @@ def test_what_the_converter_would_get_wrong_is_refused(op, opset, other):
     model = model_from_text(f'<ir_version: 8, opset_import: ["" : {opset}]> main {text}')
     with pytest.raises(UnsupportedOperatorError, match="another meaning"):
         with_opset(model, other)
+
+
+@pytest.mark.parametrize(("axis", "fits"), [(-1, True), (2, True), (1, False), (0, False)])
+def test_softmax_goes_back_along_the_last_axis_only(axis, fits):
+    text = f"(float[n, 3, 4] x) => (float[n, 3, 4] y) {{ y = Softmax<axis = {axis}>(x) }}"
+    model = model_from_text(f'<ir_version: 8, opset_import: ["" : 17]> main {text}')
+    if fits:
+        np.testing.assert_allclose(
+            run(with_opset(model, 11), feeds(model)), run(model, feeds(model)), rtol=1e-5
+        )
+    else:
+        with pytest.raises(UnsupportedOperatorError, match="along this axis alone"):
+            with_opset(model, 11)
 
 
 def test_all_that_has_no_way_is_listed_at_once():

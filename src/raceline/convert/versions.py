@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from raceline.convert.graph import Array, constant
+from raceline.convert.graph import Array, constant, rank
 from raceline.convert.shapes import forget_probes, infer
 from raceline.core.errors import BadModelError, UnsupportedOperatorError
 from raceline.ir import Model, check, operators
@@ -40,7 +40,10 @@ _SAME_MEANING: Mapping[tuple[str, int, int], Mapping[str, Any]] = {
 }
 # Versions in which an operator got another meaning that ONNX's converter does not know of.
 _MISTRANSLATED: Mapping[str, int] = {"Hardmax": 13, "RoiAlign": 16}
+_LAST_AXIS = frozenset({"Softmax", "LogSoftmax"})  # before 13 they took all axes from theirs on as one
+_NO_BODY = frozenset({"Attention"})  # engines disagree with its body about masks beside a past
 _HALF_PIXEL = 11  # since then Resize counts from the middle of a pixel unless it says otherwise
+_WAY_OUT = "Choose another opset or consumer."
 _OLDEST_OPSET = 7  # before it, broadcasting was an attribute, and no engine of today reads it
 _DEEPEST = 4  # bodies inside bodies
 
@@ -113,12 +116,15 @@ def with_opset(model: Model, opset: int) -> Model:
                     node.name or str(node.outputs[0].name)
                 )
     if refused:
-        raise UnsupportedOperatorError(
-            f"{model.name} at opset {opset} instead of {old}", refused, "Choose a newer opset or consumer."
-        )
+        raise UnsupportedOperatorError(f"{model.name} at opset {opset} instead of {old}", refused, _WAY_OUT)
     program.opset_imports[""] = opset
     result = replace(model, program=program).with_step(f"opset {old} became {opset}")
-    check(result, allow_nan=True)
+    try:
+        check(result, allow_nan=True)
+    except BadModelError as error:
+        raise BadModelError(
+            f"{model.name} does not fit together at opset {opset} instead of {old}", error.why, _WAY_OUT
+        ) from error
     return result
 
 
@@ -159,6 +165,8 @@ def _keeps_meaning(node: ir.Node, old: int, new: int) -> bool:
     boundary = _MISTRANSLATED.get(node.op_type, 0)
     if min(old, new) < boundary <= max(old, new) or (node.op_type == "Resize" and new < _HALF_PIXEL <= old):
         raise _Unchangeable(f"opset {boundary or _HALF_PIXEL} gave it another meaning")
+    if node.op_type in _LAST_AXIS and new < 13 <= old and not _along_last_axis(node):
+        raise _Unchangeable("before opset 13 it could not go along this axis alone")
     if node.op_type == "Constant":  # what it holds was never read another way, only further ways came
         same = set(node.attributes) <= set(last.attributes)
     else:
@@ -168,6 +176,11 @@ def _keeps_meaning(node: ir.Node, old: int, new: int) -> bool:
     for name in set(node.attributes) - set(last.attributes):
         node.attributes.pop(name)
     return True
+
+
+def _along_last_axis(node: ir.Node) -> bool:
+    axis, size = node.attributes.get_int("axis", -1), rank(node.inputs[0])
+    return axis == -1 or (size is not None and axis == size - 1)
 
 
 def _steps(op_type: str, old: int, new: int) -> list[Any]:
@@ -285,10 +298,32 @@ def _adapted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     try:
         result = onnx.version_converter.convert_version(proto, opset)
         _keep_corners(proto, result)
+        _drop_defaults(proto, result, opset)
         _check_nodes(result, opset)
     except (*PARSE_FAILURES, onnx.version_converter.ConvertError, onnx.checker.ValidationError) as error:
         raise _Unchangeable(_reason(error)) from error
     return result
+
+
+def _drop_defaults(proto: onnx.ModelProto, result: onnx.ModelProto, opset: int) -> None:
+    """Take out what the other opset does not know and what said no more than its absence does."""
+    source = proto.graph.node[0]
+    old = operators.schema("", source.op_type, proto.opset_import[0].version)
+    new = operators.schema("", source.op_type, opset)
+    if old is None or new is None:
+        return
+    for node in result.graph.node:
+        if node.op_type == source.op_type:
+            kept = [
+                attribute
+                for attribute in node.attribute
+                if attribute.name in new.attributes
+                or attribute.name not in old.attributes
+                or str(attribute) != str(old.attributes[attribute.name].default_value)
+            ]
+            copies = [type(attribute).FromString(attribute.SerializeToString()) for attribute in kept]
+            node.ClearField("attribute")
+            node.attribute.extend(copies)
 
 
 def _keep_corners(proto: onnx.ModelProto, result: onnx.ModelProto) -> None:
@@ -325,20 +360,32 @@ def _body(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto | None:
 
     version = proto.opset_import[0].version
     schema = operators.schema("", proto.graph.node[0].op_type, version)
-    if schema is None or not schema.has_context_dependent_function and not schema.has_function:
+    if (
+        schema is None
+        or schema.name in _NO_BODY
+        or not schema.has_context_dependent_function
+        and not schema.has_function
+    ):
         return None
     versions = [*schema.context_dependent_function_opset_versions, *schema.function_opset_versions]
     fitting = [v for v in versions if v <= version]
     if not fitting:
         return None
     chosen = min((v for v in fitting if v >= opset), default=max(fitting))
-    try:
-        function = _function(schema, proto, chosen)
-    except PARSE_FAILURES:
-        return None
-    function.domain, function.name = "raceline.body", "body"
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
+    given = {attribute.name for attribute in proto.graph.node[0].attribute}
+    defaults = [
+        a.default_value for name, a in schema.attributes.items() if name not in given and a.default_value.name
+    ]
+    copy.graph.node[0].attribute.extend(defaults)  # a body refers to them, and knows no defaults
+    try:
+        function = _function(schema, copy, chosen)
+    except PARSE_FAILURES:
+        return None
+    if any(attribute.HasField("g") for node in function.node for attribute in node.attribute):
+        return None  # its inner graphs read names that would have to be told apart
+    function.domain, function.name = "raceline.body", "body"
     node = copy.graph.node[0]
     node.domain, node.op_type = function.domain, function.name
     copy.functions.append(function)
