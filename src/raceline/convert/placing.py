@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,14 @@ from pathlib import Path
 from raceline.core.errors import ConfigError
 from raceline.ir.store import explained, replacing
 
+_SETTLING_NS = 2_000_000_000  # a writer that has just made its folder may not have locked it yet
+
 
 @contextmanager
 def workshop(target: Path) -> Iterator[Path]:
     """A folder beside `target` to make files in: on the same disk, so that they only have to be renamed.
+
+    What killed writers of this target left behind is removed.
 
     Raises:
         ConfigError: the place may not be written.
@@ -23,10 +29,42 @@ def workshop(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
-            yield Path(place)
+        _tidy(target)
+        with tempfile.TemporaryDirectory(prefix=_prefix(target), dir=target.parent) as made:
+            holder = _lock(Path(made))
+            try:
+                yield Path(made)
+            finally:
+                os.close(holder)
     except OSError as error:
         raise explained(error, target) from error
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.making-"
+
+
+def _tidy(target: Path) -> None:
+    """Remove the workshops of writers that no longer live: a living one holds a lock on its own."""
+    for left in target.parent.iterdir():
+        if left.name.startswith(_prefix(target)) and time.time_ns() - left.stat().st_mtime_ns > _SETTLING_NS:
+            try:
+                holder = _lock(left)
+            except OSError:
+                continue
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(holder)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder until the descriptor is closed or its process ends; fails at once where it is locked."""
+    holder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(holder)
+        raise
+    return holder
 
 
 def place(made: Path, target: Path) -> Path:
