@@ -1,24 +1,42 @@
-"""Any framework in, an optimised and measured Bundle out."""
+"""Any framework in, an optimised and measured Bundle out; or another format."""
 
+from raceline.convert.catalogue import Format, formats, formats_table
+from raceline.convert.comparing import Comparison, compare_models
 from raceline.convert.equivalence import Difference, Divergence, Equivalence, differences, verify
+from raceline.convert.explaining import Explanation, explain_model
+from raceline.convert.inspecting import Inspection, inspect_model
 from raceline.convert.measure import Bench
+from raceline.convert.opening import open_model
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.convert.settle import settle
 from raceline.convert.translate import IRTranslator
 from raceline.convert.truth import Truth
 from raceline.convert.tune import tune
+from raceline.convert.writing import parsed_options, prove
 
 __all__ = [
     "Bench",
+    "Comparison",
     "Difference",
     "Divergence",
     "Equivalence",
+    "Explanation",
+    "Format",
     "IRTranslator",
+    "Inspection",
     "Refusal",
     "Rewrite",
     "Truth",
+    "compare_models",
     "differences",
+    "explain_model",
+    "formats",
+    "formats_table",
+    "inspect_model",
+    "open_model",
     "optimise",
+    "parsed_options",
+    "prove",
     "settle",
     "tune",
     "verify",

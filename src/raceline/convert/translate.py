@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import raceline.convert.readers as folder
 from raceline.convert.files import CHECKPOINT_WAY_OUT, CHECKPOINT_WHY, checkpoint
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
+from raceline.convert.writing import write
 from raceline.core import plugins
 from raceline.core.errors import BadModelError, ConfigError, UnknownNameError
 from raceline.core.progress import Progress
@@ -129,25 +130,46 @@ class IRTranslator:
         self.refusals = [item for item in report if isinstance(item, Refusal)]
         return result
 
+    @overload
     def export(
         self,
         model: Model,
         path: str | Path,
         *,
+        output_format: Literal["bundle"] = "bundle",
         profile: Profile | None = None,
         equivalence: Mapping[str, Any] | None = None,
-    ) -> Bundle:
-        """Write a model as a Bundle; see `Bundle.write`.
+    ) -> Bundle: ...
+
+    @overload
+    def export(
+        self, model: Model, path: str | Path, *, output_format: str, **options: Any
+    ) -> Bundle | list[Path]: ...
+
+    def export(
+        self, model: Model, path: str | Path, *, output_format: str = "bundle", **options: Any
+    ) -> Bundle | list[Path]:
+        """Write a model as a Bundle (see `Bundle.write`), or in another format (see `writing.write`).
 
         Args:
             model: is checked before anything is written.
-            path: the bundle's folder; a bundle that is there already is replaced as a whole.
-            profile: what was measured.
-            equivalence: the report of the comparison with the source.
+            path: the bundle's folder, or the file; what is there already is replaced as a whole.
+            output_format: "bundle", or the name of a file in writers/.
+            options: for a bundle `profile` (what was measured) and `equivalence` (the report of the comparison
+                with the source); else the writer's own.
+
+        Returns:
+            the bundle, opened; or the files written, the main one first.
+
+        Raises:
+            UnknownNameError: there is no such format; the message lists those there are.
+            UnsupportedOperatorError: nodes that the format cannot express, all of them.
         """
         from raceline.ir.bundle import Bundle
 
-        return Bundle.write(Path(path), model, profile=profile, equivalence=equivalence)
+        if output_format == "bundle":
+            return Bundle.write(Path(path), model, **options)
+        return write(model, path, output_format, **options)
 
 
 def _with_options(name: str, read: Any, source: Any, options: dict[str, Any]) -> Model:

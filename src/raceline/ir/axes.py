@@ -183,7 +183,7 @@ def _refuse_other_types(values: Sequence[ir.Value]) -> None:
             ", ".join(other),
             "Export the model again with tensors there; for scikit-learn converters, with zipmap=False.",
         )
-    packed = [f"{v.name!r} is {v.dtype.name}" for v in typed if v.dtype is not None and _is_packed(v.dtype)]
+    packed = [f"{v.name!r} is {v.dtype.name}" for v in typed if v.dtype is not None and is_packed(v.dtype)]
     if packed:
         raise BadModelError(
             "engines pass int4, float8 and the like only as weights, not in and out of a model",
@@ -192,7 +192,7 @@ def _refuse_other_types(values: Sequence[ir.Value]) -> None:
         )
 
 
-def _is_packed(dtype: ir.DataType) -> bool:
+def is_packed(dtype: ir.DataType) -> bool:
     """Whether it is one of the types that exist for weights only: int4, float8 and the like."""
     import onnx_ir as ir
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from raceline.core.errors import BadModelError, UnsupportedOperatorError
 from raceline.ir import structure, weights
+from raceline.ir.axes import is_packed
 from raceline.ir.load import root_cause, summary
 from raceline.ir.model import Model
 from raceline.ir.serialise import bare_proto
@@ -76,7 +77,13 @@ def _side_problems(side: str, values: Sequence[ir.Value], specs: Sequence[Tensor
 
 
 def _mismatch(value: ir.Value, spec: TensorSpec) -> str:
-    """How one value differs from its spec; empty where it does not."""
+    """How one value differs from its spec, or cannot go in or out at all; empty where nothing is wrong."""
+    import onnx_ir as ir
+
+    if value.type is not None and not isinstance(value.type, ir.TensorType):
+        return f"{spec.name!r} is {value.type}, which is no tensor"
+    if value.dtype and is_packed(value.dtype):
+        return f"{spec.name!r} is {value.dtype.name}, which exists for weights only"
     if value.dtype and value.dtype.numpy().name != spec.dtype:
         return f"{spec.name!r} is {spec.dtype} by the signature and {value.dtype.numpy().name} in the graph"
     if value.shape is None:

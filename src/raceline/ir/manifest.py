@@ -75,7 +75,7 @@ def from_text(text: str | bytes, source: str) -> Manifest:
         BadModelError: it is no manifest, of a newer format, or says something impossible.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise _bad(source, f"it is no JSON ({error})") from error
     top = _object(data, {"format", "format_version", "signature", "provenance", "model_sha256", "files",
@@ -93,6 +93,19 @@ def from_text(text: str | bytes, source: str) -> Manifest:
         raise _bad(source, f"{type(error).__name__}: {error}") from error
 
 
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these pairs; which of two equal names counts would depend on the reader."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    """What Python reads and JSON does not have."""
+    raise ValueError(f"{text} is no JSON")
+
+
 def check_file_name(name: str, source: str) -> str:
     """A plain file name, of letters, digits, dot, dash and underscore.
 
@@ -106,7 +119,7 @@ def _is_current(data: Any, source: str) -> bool:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise _bad(source, f"it does not say that it is a {FORMAT}")
     version = data.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:  # to Python, true and 1.0 are 1 as well
         raise BadModelError(
             f"{source} cannot be read",
             f"its format version is {version!r}, and this release reads {FORMAT_VERSION}",
@@ -149,6 +162,8 @@ def _values(data: Any, source: str) -> Values:
     row = _object(data, {"low", "high", "choices", "source"}, source)
     choices = tuple(_number(choice, source) for choice in _is(list, row["choices"], source))
     low, high = _number(row["low"], source), _number(row["high"], source)
+    if low > high:
+        raise _bad(source, f"values from {low} to {high}")
     return Values(low, high, choices, _is(str, row["source"], source))
 
 

@@ -9,6 +9,8 @@ A reader has
 - `read(path, *, limits=None, ...) -> Model`: read and check; further keyword arguments are its options;
 - `example(folder) -> Path`: write the smallest useful model;
 - `answer(inputs) -> outputs`: what the example computes, in plain NumPy;
+- optionally `operators() -> list[str]`: the source's operators that it has a rule for, in the source's own words
+  (`raceline convert formats` and docs/formats.md count them);
 
 and, where its framework holds models in memory,
 

@@ -14,6 +14,7 @@ from raceline.convert.onnx_file import read_onnx
 from raceline.ir import wire
 from raceline.ir.limits import Limits
 from raceline.ir.model import Model
+from raceline.ir.operators import CONTRIB_DOMAIN, CONTRIB_OPERATORS
 
 description = "ONNX models (.onnx), with their weights inside or in files beside them"
 extensions = (".onnx",)
@@ -45,6 +46,16 @@ def read(path: Path, *, limits: Limits | None = None) -> Model:
         limits: what the file may ask of this machine.
     """
     return read_onnx(path, limits=limits)
+
+
+def operators() -> list[str]:
+    """The operators of all domains that mean something to the IR, which is ONNX itself."""
+    import onnx
+
+    known = {(schema.domain, schema.name) for schema in onnx.defs.get_all_schemas() if not schema.deprecated}
+    known |= {(CONTRIB_DOMAIN, name) for name in CONTRIB_OPERATORS}
+    training = "ai.onnx.preview.training"
+    return sorted(f"{domain}.{name}" if domain else name for domain, name in known if domain != training)
 
 
 def example(folder: Path) -> Path:

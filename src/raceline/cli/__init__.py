@@ -4,12 +4,13 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from raceline.cli.convert import app as convert_app
+from raceline.cli.options import Json, pairs, shape
 from raceline.core import errors
 
 __all__ = ["main"]
@@ -32,7 +33,7 @@ app = typer.Typer(
     help="The fastest line through the AI engineering loop for driving models.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+app.add_typer(convert_app, name="convert")
 
 
 def exit_code(error: errors.RacelineError) -> int:
@@ -57,39 +58,6 @@ def main() -> None:
 def _stop(number: int, _: object) -> None:
     """SIGTERM ends what runs the way Ctrl-C does, so that children and temporary files go too."""
     sys.exit(128 + number)
-
-
-def pairs(items: list[str], option: str, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """`NAME=TEXT` items as a dictionary.
-
-    Raises:
-        ConfigError: an item has no `=`, or its text does not parse.
-    """
-    found = {}
-    for item in items:
-        name, sign, text = item.rpartition("=")
-        try:
-            if not sign or not name:
-                raise ValueError("there is no '='")
-            found[name] = parse(text)
-        except ValueError as error:
-            raise errors.ConfigError(
-                f"{option} {item}", str(error), f"Write it as {option} NAME=VALUE."
-            ) from error
-    return found
-
-
-def shape(text: str) -> tuple[int | str, ...]:
-    """A shape such as `1,3,224,224` or `batch,512`; every size is at least 1, or the name of an open axis.
-
-    Raises:
-        ValueError: it is not.
-    """
-    parts = text.split(",") if text else ()
-    sizes = tuple(size if size.isidentifier() else int(size) for size in parts)
-    if any(isinstance(size, int) and size < 1 for size in sizes):
-        raise ValueError("every size must be at least 1")
-    return sizes
 
 
 @app.command()
