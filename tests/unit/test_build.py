@@ -147,3 +147,50 @@ def test_lists_of_constants_stay_lists():
     assert b.array(one) is None
     b.output(b.op("SequenceAt", one, x), "y")
     assert list(run_reference(finished(b), {"x": np.array(1)})["y"]) == [0, 0]
+
+
+def test_a_branch_may_give_a_constant():
+    b = Builder("m")
+    x, more = b.input("x", "float32", [2]), b.input("more", "bool", [])
+    yes, no = b.body("yes"), b.body("no")
+    graphs = {
+        "then_branch": yes.close([yes.constant(np.float32([7, 8]))]),
+        "else_branch": no.close([no.op("Neg", x)]),
+    }
+    (y,) = b.control("If", [more], [(np.float32, (2,))], **graphs)
+    b.output(y, "y")
+    for more_now, expected in ((True, [7, 8]), (False, [-1, -2])):
+        feeds = {"x": np.float32([1, 2]), "more": np.array(more_now)}
+        assert list(run_reference(finished(b), feeds)["y"]) == expected
+
+
+def test_scalars_stay_scalars_for_inference():
+    b = Builder("m")
+    b.input("x", "float32", [2])
+    assert b.shape(b.op("Range", np.int32(0), np.int32(9), np.int32(2))) == (5,)
+
+
+def test_an_expand_keeps_the_axes_that_are_sure():
+    b = Builder("m")
+    x = b.input("x", "float32", ["n", 3])
+    rows = b.op("Shape", x, start=0, end=1)
+    assert b.shape(b.op("Expand", np.float32(0), b.op("Concat", rows, [8], axis=0))) == ("n", 8)
+    assert b.shape(b.op("Expand", x, b.op("Concat", [2], rows, [1], axis=0)))[2] == 3
+
+
+def test_arithmetic_on_sizes_without_a_name_stays_unknown():
+    from raceline.convert.dims import dims_in
+
+    b = Builder("m")
+    x = b.input("x", "float32", [None, 3])
+    twice = b.op("Mul", b.op("Shape", x), [2])
+    assert dims_in(twice) is None
+    assert dims_in(b.op("Mul", b.op("Shape", x, start=1), [2])) == [6]
+
+
+def test_types_that_do_not_fit_are_told():
+    b = Builder("m")
+    x = b.input("x", "float32", [2])
+    with pytest.raises(BadModelError, match="becomes"):
+        b.op("Add", x, np.array([1, 2], np.int64))
+        finished(b)

@@ -23,6 +23,12 @@ def picky(b, node, x):
     raise UnsupportedError(f"mode {node.attributes['mode']}")
 
 
+@rules("Nested")
+def nested(b, node, x):
+    inner = [SourceNode("Exotic", "inside", ("x",), ("y",)), SourceNode("Twice", "fine", ("x",), ("z",))]
+    lower(b, inner, rules.table, {"x": x}, source="file", way_out="")
+
+
 @rules("Careless")
 def careless(b, node, x):
     return b.op("Neg", [x][int(node.attributes["which"])])
@@ -53,6 +59,13 @@ def test_everything_that_is_missing_is_told_at_once():
         run(*nodes)
     assert caught.value.uses == {"Exotic": ["e1", "e2"], "Strange": ["s1"], "Picky: mode odd": ["p1"]}
     assert "Use other operators." in str(caught.value) and "file" in str(caught.value)
+
+
+def test_what_is_missing_in_a_graph_inside_is_told_with_the_rest():
+    nodes = [SourceNode("Nested", "n", ("x",), ("a",)), SourceNode("Exotic", "e", ("x",), ("b",))]
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        run(*nodes, SourceNode("Twice", "skipped", ("a",), ("c",)))
+    assert caught.value.uses == {"Exotic": ["inside", "e"]}
 
 
 @pytest.mark.parametrize(

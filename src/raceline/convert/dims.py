@@ -7,8 +7,6 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from raceline.convert.graph import (
     attribute,
     constant,
@@ -116,9 +114,12 @@ def _computed(node: ir.Node, depth: int) -> list[Dim] | None:
     left, right = (dims_in(value, depth) for value in node.inputs)
     if not left or not right or {len(left), len(right)} - {1, max(len(left), len(right))}:
         return None
-    pairs = list(np.broadcast(np.array(left, object), np.array(right, object)))
-    numbers = [compute(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
-    return list(numbers) if len(numbers) == len(pairs) else None
+    count = max(
+        len(left), len(right)
+    )  # not by np.array: an axis without a name is a pair, and would be two elements
+    pairs = zip(left * (count // len(left)), right * (count // len(right)), strict=True)
+    known_pairs = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
+    return [compute(a, b) for a, b in known_pairs] if len(known_pairs) == count else None
 
 
 _FOLLOW: dict[str, Callable[[ir.Node, int], list[Dim] | None]] = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from raceline.convert.build import Builder
 from raceline.convert.channels_last import channels_first, channels_last, pads
-from raceline.convert.formats.tensorflow.values import fixed_ints, fixed_rank, vector
+from raceline.convert.formats.tensorflow.values import fixed, fixed_ints, fixed_rank, vector
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 rules = Rules()
 
 Places = np.ndarray[Any, np.dtype[np.int64]]
+Weights = np.ndarray[Any, Any]
 
 
 def _mode(node: SourceNode) -> str:
@@ -56,10 +57,45 @@ def _bicubic(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
     """With pixel centres TensorFlow takes Keys' kernel and leaves out what lies beyond the edge."""
     mode = _mode(node)
     keys = mode == "half_pixel"
+    known, own = b.array(size), b.shape(x)[1:]
+    sizes = [dim for dim in own if isinstance(dim, int)]
+    if known is not None and len(sizes) == 3:
+        rows, columns = (_cubic_weights(m, int(n), mode) for m, n in zip(sizes, known, strict=False))
+        return _by_matrices(b, b.cast(x, np.float32), rows, columns)
     return _resized(
         b, b.cast(x, np.float32), size, mode="cubic", coordinate_transformation_mode=mode,
         cubic_coeff_a=-0.5 if keys else -0.75, exclude_outside=int(keys),
     )  # fmt: skip
+
+
+_CUBIC_STEPS = 1024  # TensorFlow looks weights up in a table with this many places between two pixels
+
+
+def _cubic_weights(size: int, wanted: int, mode: str) -> Weights:
+    """(wanted, size): how much of each element goes into each element of the result."""
+    corners = mode == "align_corners" and wanted > 1
+    step = np.float32(size - 1) / np.float32(wanted - 1) if corners else np.float32(size) / np.float32(wanted)
+    offset = np.float32(0.5 if mode == "half_pixel" else 0)
+    places = (np.arange(wanted, dtype=np.float32) + offset) * step - offset
+    first = np.floor(places)
+    part = np.rint((places - first) * _CUBIC_STEPS) / _CUBIC_STEPS
+    weights = np.zeros((wanted, size))
+    for tap in (-1, 0, 1, 2):
+        index = first.astype(int) + tap
+        weight = _cubic(np.abs(tap - part), -0.5 if mode == "half_pixel" else -0.75)
+        if mode == "half_pixel":
+            weight = np.where((index >= 0) & (index < size), weight, 0)
+        np.add.at(weights, (np.arange(wanted), np.clip(index, 0, size - 1)), weight)
+    total = weights.sum(1, keepdims=True) if mode == "half_pixel" else 1.0
+    result: Weights = (weights / total).astype(np.float32)
+    return result
+
+
+def _cubic(x: Weights, a: float) -> Weights:
+    """Keys' kernel (1981) by distance."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
 @rules("ResizeNearestNeighbor")
@@ -258,3 +294,82 @@ def _adjust(b: Builder, node: SourceNode, x: ir.Value, amount: ir.Value) -> Any:
         turned = b.op("Add", hue, change)
         hue = b.op("Sub", turned, b.op("Floor", turned))
     return _hsv_to_rgb(b, node, b.op("Concat", hue, saturation, value, axis=-1))
+
+
+def _triangle(x: Weights) -> Weights:
+    return np.where(x < 1, 1 - x, 0)
+
+
+def _keys(x: Weights) -> Weights:
+    return _cubic(x, -0.5)
+
+
+def _mitchell(x: Weights) -> Weights:
+    near = ((7 * x - 12) * x * x + 16 / 3) / 6
+    far = (((-7 / 3 * x + 12) * x - 20) * x + 32 / 3) / 6
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def _lanczos(radius: int) -> Any:
+    return lambda x: np.where(x < radius, np.sinc(x) * np.sinc(x / radius), 0)
+
+
+_KERNELS: dict[str, tuple[float, Any]] = {
+    "triangle": (1.0, _triangle),
+    "keyscubic": (2.0, _keys),
+    "mitchellcubic": (2.0, _mitchell),
+    "lanczos1": (1.0, _lanczos(1)),
+    "lanczos3": (3.0, _lanczos(3)),
+    "lanczos5": (5.0, _lanczos(5)),
+    "box": (0.5, lambda x: np.where(x < 0.5, 1.0, np.where(x == 0.5, 0.5, 0.0))),
+}
+"""Radius and weights by distance, as `tf.image.resize(antialias=True)` names them."""
+
+
+@rules("ScaleAndTranslate")
+def _scale_and_translate(
+    b: Builder, node: SourceNode, x: ir.Value, size: ir.Value, scale: ir.Value, shift: ir.Value
+) -> Any:
+    """With the kernel made wider where the picture shrinks, so that nothing is skipped."""
+    name = str(node.attributes.get("kernel_type", "lanczos3"))
+    if name not in _KERNELS:
+        raise UnsupportedError(f"kernel {name}")
+    smooth = bool(node.attributes.get("antialias", True))
+    wanted = fixed_ints(b, size, "size")
+    scales, shifts = (fixed(b, value, "scale").reshape(-1).tolist() for value in (scale, shift))
+    sizes = [dim for dim in b.shape(x)[1:3] if isinstance(dim, int)]
+    if len(sizes) < 2:
+        raise UnsupportedError("of an open size")
+    rows, columns = (
+        _weights(own, new, factor, moved, _KERNELS[name], smooth=smooth)
+        for own, new, factor, moved in zip(sizes, wanted, scales, shifts, strict=True)
+    )
+    return _by_matrices(b, b.cast(x, np.float32), rows, columns)
+
+
+def _by_matrices(b: Builder, x: ir.Value, rows: Weights, columns: Weights) -> ir.Value:
+    """Rows and columns of pictures each by a product with a matrix (new size, size)."""
+    channels = b.shape(x)[3]
+    if not isinstance(channels, int):
+        raise UnsupportedError("with an open number of channels")
+    (new_high, high), (new_wide, wide) = rows.shape, columns.shape
+    x = b.op("MatMul", rows, b.reshape(x, [-1, high, wide * channels]))
+    x = b.op("MatMul", columns, b.reshape(x, [-1, wide, channels]))
+    return b.reshape(x, [-1, new_high, new_wide, channels])
+
+
+def _weights(
+    size: int, wanted: int, scale: float, shift: float, kernel: tuple[float, Any], *, smooth: bool
+) -> Weights:
+    """(wanted, size): how much of each element goes into each element of the result."""
+    radius, function = kernel
+    width = max(1 / scale, 1.0) if smooth else 1.0
+    centres = (np.arange(wanted)[:, None] + 0.5) / scale - shift / scale
+    places = np.arange(size)[None] + 0.5
+    first = np.ceil(centres - radius * width - 0.5)
+    last = np.floor(centres + radius * width - 0.5)
+    inside = (places - 0.5 >= first) & (places - 0.5 <= last) & (centres >= 0) & (centres <= size)
+    weights = np.where(inside, function(np.abs(places - centres) / width), 0)
+    total = weights.sum(1, keepdims=True)
+    result: Weights = (weights / np.where(np.abs(total) > 1e-30, total, 1)).astype(np.float32)
+    return result

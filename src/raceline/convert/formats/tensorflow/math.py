@@ -10,6 +10,7 @@ import numpy as np
 
 from raceline.convert.build import Builder
 from raceline.convert.formats.tensorflow.attributes import dtype
+from raceline.convert.formats.tensorflow.layout import elementwise
 from raceline.convert.formats.tensorflow.values import fixed, fixed_rank
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
@@ -47,7 +48,7 @@ def _unary(op: str) -> Callable[..., Any]:
         if whole and node.op in {"Floor", "Ceil", "Round", "Rint"}:
             return x
         if whole and op in {"Sign", "Abs", "Neg", "Relu", "BitwiseNot"} or not whole:
-            return b.op(op, x)
+            return elementwise(b, op, x)
         raise UnsupportedError(f"of {b.dtype(x)}")
 
     return rule
@@ -55,7 +56,7 @@ def _unary(op: str) -> Callable[..., Any]:
 
 def _binary(op: str) -> Callable[..., Any]:
     def rule(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> Any:
-        return b.op(op, x, y)
+        return elementwise(b, op, x, y)
 
     return rule
 
@@ -75,7 +76,8 @@ def _bias_add_v1(b: Builder, node: SourceNode, x: ir.Value, bias: ir.Value) -> A
 def _bias_add(b: Builder, node: SourceNode, x: ir.Value, bias: ir.Value) -> Any:
     if node.attributes.get("data_format", "NHWC") == "NCHW":
         bias = b.reshape(bias, [-1, *[1] * (fixed_rank(b, x) - 2)])
-    return b.op("Add", x, bias)
+        return b.op("Add", x, bias)
+    return elementwise(b, "Add", x, bias)
 
 
 @rules("AddN", "AccumulateNV2")
@@ -130,12 +132,12 @@ def _is_finite(b: Builder, node: SourceNode, x: ir.Value) -> Any:
 
 @rules("Relu6")
 def _relu6(b: Builder, node: SourceNode, x: ir.Value) -> Any:
-    return b.op("Clip", x, b.scalar(0, x), b.scalar(6, x))
+    return elementwise(b, "Clip", x, b.scalar(0, x), b.scalar(6, x))
 
 
 @rules("Elu")
 def _elu(b: Builder, node: SourceNode, x: ir.Value) -> Any:
-    return b.op("Elu", x, alpha=1.0)
+    return elementwise(b, "Elu", x, alpha=1.0)
 
 
 @rules("Selu")
@@ -145,7 +147,7 @@ def _selu(b: Builder, node: SourceNode, x: ir.Value) -> Any:
 
 @rules("LeakyRelu")
 def _leaky_relu(b: Builder, node: SourceNode, x: ir.Value) -> Any:
-    return b.op("LeakyRelu", x, alpha=float(node.attributes.get("alpha", 0.2)))
+    return elementwise(b, "LeakyRelu", x, alpha=float(node.attributes.get("alpha", 0.2)))
 
 
 @rules("Softmax", "LogSoftmax")

@@ -181,8 +181,11 @@ def _unique(b: Builder, node: SourceNode, x: ir.Value, axis: ir.Value | None = N
 def _segments(
     b: Builder, node: SourceNode, x: ir.Value, places: ir.Value, count: ir.Value | None = None
 ) -> Any:
-    if count is None or node.op == "SegmentSum":
-        raise UnsupportedError("with a number of segments that the data decides")
+    if count is None:
+        listed = b.array(places)
+        if listed is None or not listed.size:
+            raise UnsupportedError("with a number of segments that the data decides")
+        count = b.constant(np.int64(listed.max() + 1))
     if fixed_rank(b, places) != 1:
         raise UnsupportedError("with places of more than one axis")
     kind = b.dtype(x)

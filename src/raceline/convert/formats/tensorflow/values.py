@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.convert.build import Builder
-from raceline.convert.graph import Array
+from raceline.convert.dims import MOST_ELEMENTS, dims_in
+from raceline.convert.graph import Array, producer, shape_of
 from raceline.convert.lower import Rule, SourceNode, UnsupportedError
 
 if TYPE_CHECKING:
@@ -94,13 +95,28 @@ def _guarded(rule: Rule, *, takes_all: bool) -> Rule:
             return (DEAD,) * max(1, len(node.outputs))
         if not takes_all:
             _refuse_special(inputs)
-        result = rule(b, node, *inputs)
+        result = _known(b, rule(b, node, *inputs))
         ignored = node.attributes.ignored()  # type: ignore[attr-defined]
         if ignored:
             raise UnsupportedError(f"attribute {', '.join(ignored)}")
         return result
 
     return run
+
+
+def _known(b: Builder, result: Any) -> Any:
+    """The same, integers as constants where shapes determine them: a size that is fixed need not be computed."""
+    import onnx_ir as ir
+
+    if not isinstance(result, ir.Value) or result.dtype not in {ir.DataType.INT32, ir.DataType.INT64}:
+        return result
+    shape = shape_of(result)
+    if shape is None or len(shape) > 1 or not all(isinstance(d, int) and d <= MOST_ELEMENTS for d in shape):
+        return result
+    dims = None if b.array(result) is not None else dims_in(result)
+    if not dims or not all(isinstance(dim, int) for dim in dims):
+        return result
+    return b.constant(np.array(dims, b.dtype(result)).reshape([d for d in shape if isinstance(d, int)]))
 
 
 def _refuse_special(inputs: Sequence[Any]) -> None:
@@ -138,8 +154,6 @@ def vector(b: Builder, value: ir.Value) -> ir.Value:
 
 def part(b: Builder, value: ir.Value, place: int) -> ir.Value:
     """One element of a vector of integers, as a vector of one int64; what was stacked is looked up."""
-    from raceline.convert.graph import producer
-
     stack = value
     while (cast := producer(stack, "Cast")) is not None and cast.inputs[0] is not None:
         stack = cast.inputs[0]
