@@ -405,3 +405,9 @@ for op in ("COMPLEX_ABS", "REAL", "IMAG"):
 CASES.append(Spectrum("RFFT2D-row", "COMPLEX_ABS", (V((2, 3, 1, 16)),), (1, 16)))
 CASES.append(Spectrum("RFFT2D-cut", "COMPLEX_ABS", (V((2, 6, 12)),), (4, 8)))
 CASES.append(Spectrum("RFFT2D-padded", "COMPLEX_ABS", (V((2, 3, 6)),), (4, 8)))
+
+# --- the StableHLO operators that the interpreter has
+for op in ("ADD", "MULTIPLY", "MAXIMUM", "MINIMUM"):
+    case(f"STABLEHLO_{op}", V((2, 3), low=0.2, high=4), V((2, 3), low=0.5, high=2))
+case("STABLEHLO_AND", V((6,), "bool"), V((6,), "bool"), out="bool")
+case("BITCAST", K([1.5, -2.0]), opt=("BitcastOptions", {}), out="int32")
