@@ -3,9 +3,11 @@ import struct
 import numpy as np
 import pytest
 from flatbuffers import flexbuffers
+from tflite_cases import CASES
 
 from raceline.convert.formats.tflite.data import array_of, densified
 from raceline.convert.formats.tflite.file import Sparsity, Tensor
+from raceline.convert.formats.tflite.translate import RULES
 from raceline.convert.formats.tflite.write import GraphSpec, OperatorSpec, TensorSpec, written
 from raceline.convert.readers import tflite
 from raceline.core.errors import BadModelError, UnknownNameError, UnsupportedOperatorError
@@ -157,6 +159,29 @@ def test_subgraphs_that_call_each_other_for_ever_or_too_often_end(tmp_path):
     graphs = [calls(i + 1) for i in range(30)] + [GraphSpec({"x": F}, [], ["x"], ["x"])]
     with pytest.raises(BadModelError, match="without end"):
         read(tmp_path, *graphs)
+
+
+def test_a_subgraph_may_stand_in_for_a_node_and_random_numbers_have_their_shape(tmp_path):
+    sizes = np.int32([4, 5])
+    call = OperatorSpec("CALL", ["x"], ["y"], ("CallOptions", {"subgraph": 1}))
+    draw = OperatorSpec("RANDOM_UNIFORM", ["n"], ["r"], ("RandomOptions", {"seed": 1}))
+    options = ("StableHLOCompositeOptions", {"name": "tanh", "decomposition_subgraph_index": 2})
+    composite = OperatorSpec("STABLEHLO_COMPOSITE", ["y"], ["z"], options)
+    tensors = {"x": F, "y": F, "z": F, "n": sizes, "r": TensorSpec("float32", (4, 5))}
+    main = GraphSpec(tensors, [call, composite, draw], ["x"], ["z", "r"])
+    x = np.float32([[-1, 2, -3], [4, -5, 6]])
+    found = run_reference(read(tmp_path, main, one("RELU", ["x"]), one("TANH", ["x"])), {"x": x})
+    np.testing.assert_allclose(found["z"], np.tanh(np.maximum(x, 0)), rtol=1e-6)
+    assert found["r"].shape == (4, 5) and 0 <= found["r"].min() <= found["r"].max() < 1
+
+
+def test_every_operator_has_a_case_or_a_test_of_its_own():
+    elsewhere = {
+        "CALL", "STABLEHLO_COMPOSITE", "CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE",
+        "RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "RFFT2D", "DENSIFY", "RNN", "SVDF",
+    }  # fmt: skip
+    untested = set(RULES) - {case.op for case in CASES} - elsewhere
+    assert all(op.startswith("CUSTOM ") for op in untested), untested
 
 
 def test_variables_that_are_set_once_are_constants(tmp_path):

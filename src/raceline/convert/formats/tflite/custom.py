@@ -287,9 +287,3 @@ def transform_tensor(b: Builder, node: SourceNode, x: ir.Value, matrix: ir.Value
 def erf(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
     """TensorFlow's own Erf."""
     return b.op("Erf", x)  # type: ignore[no-any-return]
-
-
-@rules("CUSTOM AddV2", "CUSTOM FlexAddV2")
-def add(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
-    """TensorFlow's own sum."""
-    return b.op("Add", x, y)  # type: ignore[no-any-return]

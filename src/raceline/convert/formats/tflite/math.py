@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raceline.convert.build import Builder
-from raceline.convert.formats.tflite.asking import fixed, int64, is_float, option, source, target
+from raceline.convert.formats.tflite.asking import int64, is_float, option, source, target
 from raceline.convert.formats.tflite.quantise import activated, beneath, clipped, turned
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
@@ -21,15 +21,12 @@ _UNARY = {
     "ABS": "Abs", "CEIL": "Ceil", "COS": "Cos", "EXP": "Exp", "FLOOR": "Floor", "LOG": "Log",
     "LOGISTIC": "Sigmoid", "NEG": "Neg", "ROUND": "Round", "SIN": "Sin", "SQRT": "Sqrt", "TANH": "Tanh",
     "SIGN": "Sign", "ELU": "Elu", "LOGICAL_NOT": "Not", "HARD_SWISH": "HardSwish",
-    "STABLEHLO_LOGISTIC": "Sigmoid", "STABLEHLO_ABS": "Abs", "STABLEHLO_COSINE": "Cos",
-    "STABLEHLO_EXPONENTIAL": "Exp", "STABLEHLO_FLOOR": "Floor", "STABLEHLO_LOG": "Log",
-    "STABLEHLO_NEGATE": "Neg", "STABLEHLO_TANH": "Tanh",
 }  # fmt: skip
 _BINARY = {
     "MAXIMUM": "Max", "MINIMUM": "Min", "POW": "Pow", "EQUAL": "Equal", "GREATER": "Greater",
     "GREATER_EQUAL": "GreaterOrEqual", "LESS": "Less", "LESS_EQUAL": "LessOrEqual", "LOGICAL_AND": "And",
-    "LOGICAL_OR": "Or", "STABLEHLO_ADD": "Add", "STABLEHLO_DIVIDE": "Div", "STABLEHLO_MULTIPLY": "Mul",
-    "STABLEHLO_SUBTRACT": "Sub", "STABLEHLO_MAXIMUM": "Max", "STABLEHLO_MINIMUM": "Min", "STABLEHLO_POWER": "Pow",
+    "LOGICAL_OR": "Or", "STABLEHLO_ADD": "Add", "STABLEHLO_MULTIPLY": "Mul", "STABLEHLO_MAXIMUM": "Max",
+    "STABLEHLO_MINIMUM": "Min",
 }  # fmt: skip
 _ARITHMETIC = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul", "DIV": "Div"}
 _LIMITING = ("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
@@ -72,7 +69,7 @@ def limiting(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
     return beneath(b, x, lambda value: clipped(b, value, node.op))
 
 
-@rules("RSQRT", "STABLEHLO_RSQRT")
+@rules("RSQRT")
 def rsqrt(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
     """One over the square root."""
     return b.op("Reciprocal", b.op("Sqrt", x))  # type: ignore[no-any-return]
@@ -137,12 +134,6 @@ def floor_mod(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Valu
     return b.op("Where", move, b.op("Add", rest, y), rest)  # type: ignore[no-any-return]
 
 
-@rules("STABLEHLO_REMAINDER")
-def remainder(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
-    """The remainder with the dividend's sign."""
-    return b.op("Mod", x, y, fmod=1)  # type: ignore[no-any-return]
-
-
 @rules("ATAN2")
 def atan2(b: Builder, node: SourceNode, y: ir.Value, x: ir.Value) -> ir.Value:
     """The angle of (x, y), of which the standard has only the half plane x > 0.
@@ -189,7 +180,7 @@ def zeros_like(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
     return b.op("Expand", b.scalar(0, x), b.sizes(x))  # type: ignore[no-any-return]
 
 
-@rules("SELECT", "SELECT_V2", "STABLEHLO_SELECT")
+@rules("SELECT", "SELECT_V2")
 def select(b: Builder, node: SourceNode, which: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
     """One or the other; the old operator's vector of choices goes by rows."""
     rank = b.rank(x)
@@ -198,23 +189,10 @@ def select(b: Builder, node: SourceNode, which: ir.Value, x: ir.Value, y: ir.Val
     return b.op("Where", which, x, y)  # type: ignore[no-any-return]
 
 
-@rules("STABLEHLO_CLAMP")
-def clamp(b: Builder, node: SourceNode, low: ir.Value, x: ir.Value, high: ir.Value) -> ir.Value:
-    """Limited from both sides."""
-    return b.op("Min", b.op("Max", x, low), high)  # type: ignore[no-any-return]
-
-
-@rules("STABLEHLO_AND", "STABLEHLO_OR")
+@rules("STABLEHLO_AND")
 def bits(b: Builder, node: SourceNode, x: ir.Value, y: ir.Value) -> ir.Value:
     """Logical, or bit by bit."""
-    name = "And" if node.op == "STABLEHLO_AND" else "Or"
-    return b.op(name if b.dtype(x).kind == "b" else f"Bitwise{name}", x, y)  # type: ignore[no-any-return]
-
-
-@rules("STABLEHLO_CBRT")
-def cbrt(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
-    """The cube root, with the sign of its operand."""
-    return b.op("Mul", b.op("Sign", x), b.op("Pow", b.op("Abs", x), b.scalar(1 / 3, x)))  # type: ignore[no-any-return]
+    return b.op("And" if b.dtype(x).kind == "b" else "BitwiseAnd", x, y)  # type: ignore[no-any-return]
 
 
 @rules("SOFTMAX")
@@ -324,8 +302,3 @@ def random(b: Builder, node: SourceNode, shape: ir.Value) -> ir.Value:
         raise UnsupportedError("a shape that is computed by the model")
     name = "RandomNormal" if node.op == "RANDOM_STANDARD_NORMAL" else "RandomUniform"
     return b.op(name, shape=sizes)  # type: ignore[no-any-return]
-
-
-def last_size(b: Builder, x: ir.Value) -> int:
-    """The size of the last axis."""
-    return fixed(b, x, b.rank(x) - 1, "a last axis")

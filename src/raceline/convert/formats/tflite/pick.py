@@ -14,7 +14,6 @@ from raceline.convert.formats.tflite.asking import (
     is_float,
     known,
     known_ints,
-    nonempty,
     option,
     target,
 )
@@ -212,8 +211,6 @@ def non_max_suppression(
     if sigma is not None and float(known(b, sigma, "a sigma").reshape(-1)[0]) != 0:
         raise UnsupportedError("soft suppression (sigma over 0)")
     limit = known_ints(b, most, "a number of boxes")[0]
-    number = nonempty(b, boxes)
-    assert number is not None
     chosen = b.op(
         "NonMaxSuppression", b.op("Unsqueeze", boxes, [0]), b.op("Unsqueeze", scores, [0, 1]),
         np.array([limit], np.int64),

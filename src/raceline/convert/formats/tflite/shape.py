@@ -32,7 +32,7 @@ rules = Rules()
 _LARGEST_MASK = 1 << 24  # elements
 
 
-@rules("RESHAPE", "STABLEHLO_RESHAPE")
+@rules("RESHAPE")
 def reshape(b: Builder, node: SourceNode, x: ir.Value, shape: ir.Value | None = None) -> ir.Value:
     """To a shape given as a tensor, as an option, or by the result's own record."""
     if shape is not None:
@@ -80,12 +80,6 @@ def transpose(b: Builder, node: SourceNode, x: ir.Value, perm: ir.Value) -> ir.V
     return b.transpose(x, order)
 
 
-@rules("STABLEHLO_TRANSPOSE")
-def stablehlo_transpose(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
-    """Axes in another order."""
-    return b.transpose(x, list(node.attributes["permutation"]))
-
-
 @rules("CONCATENATION")
 def concatenation(b: Builder, node: SourceNode, *parts: ir.Value) -> ir.Value:
     """Joined along an axis, then a fused activation."""
@@ -96,12 +90,6 @@ def concatenation(b: Builder, node: SourceNode, *parts: ir.Value) -> ir.Value:
         perm, inner = found
         joined = b.transpose(b.op("Concat", *inner, axis=perm[axis]), perm)
     return activated(b, joined, option(node, "fused_activation_function"), target(node))
-
-
-@rules("STABLEHLO_CONCATENATE")
-def stablehlo_concatenate(b: Builder, node: SourceNode, *parts: ir.Value) -> ir.Value:
-    """Joined along an axis."""
-    return b.op("Concat", *parts, axis=option(node, "dimension"))  # type: ignore[no-any-return]
 
 
 @rules("PACK")
@@ -300,17 +288,6 @@ def reverse_sequence(b: Builder, node: SourceNode, x: ir.Value, lengths: ir.Valu
 def broadcast_to(b: Builder, node: SourceNode, x: ir.Value, sizes: ir.Value) -> ir.Value:
     """Repeated to a shape."""
     return b.op("Expand", x, int64(b, sizes))  # type: ignore[no-any-return]
-
-
-@rules("STABLEHLO_BROADCAST_IN_DIM")
-def broadcast_in_dim(b: Builder, node: SourceNode, x: ir.Value) -> ir.Value:
-    """Its axes put at places of a larger shape, then repeated."""
-    places = list(node.attributes.get("broadcast_dimensions", ()))
-    shape = target(node).shape or ()
-    if min(shape, default=0) < 0 or sorted(places) != places:
-        raise UnsupportedError("axes of open size, or in another order")
-    new = [axis for axis in range(len(shape)) if axis not in places]
-    return b.op("Expand", b.op("Unsqueeze", x, new) if new else x, list(shape))  # type: ignore[no-any-return]
 
 
 @rules("BROADCAST_ARGS")

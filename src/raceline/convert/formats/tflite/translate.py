@@ -299,8 +299,9 @@ def _moves(node: SourceNode) -> bool:
     """Whether the node only moves elements, stored alike on both sides."""
     if node.op not in _MOVING or node.attributes.get("fused_activation_function"):
         return False
-    stored = [t for t in (*node.attributes["in"], *node.attributes["out"]) if is_quantised(t)]
-    return bool(stored) and all(same_scheme(stored[0], other) for other in stored[1:])
+    sources = [tensor for tensor in node.attributes["in"] if is_quantised(tensor)]
+    stored = [*sources, *node.attributes["out"]]
+    return bool(sources) and all(same_scheme(stored[0], other) for other in stored[1:])
 
 
 def _complex(b: Builder, node: SourceNode, rule: Rule, values: Sequence[Any]) -> Any:
