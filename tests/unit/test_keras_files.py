@@ -1,5 +1,6 @@
 """Keras files that are broken, hostile, or beyond what is read: one clear error for each."""
 
+import copy
 import io
 import json
 import random
@@ -108,6 +109,7 @@ def test_joined_by_code_is_refused_with_the_way_out(tmp_path):
         (b"[1]", "no JSON object"),
         (b'{"class_name": "\\ud800", "config": {}}', "no JSON"),
         (b"[" * 100_000, "no JSON"),
+        (b'{"a": ' + b"[" * 600 + b"]" * 600 + b"}", "deeper"),
         ({"class_name": 3}, "class_name"),
         (sequential(layer("Dense", "dense", **DENSE), shape=(None, -3)), "shape"),
         (sequential(layer("Dense", "dense", **DENSE), shape=(None, 1 << 40)), "shape"),
@@ -327,7 +329,7 @@ def changed(config, rng):
         if rng.random() < 0.15 and isinstance(holder, dict):
             del holder[key]
         else:
-            holder[key] = rng.choice(CHANGES)
+            holder[key] = copy.deepcopy(rng.choice(CHANGES))
     return config
 
 
