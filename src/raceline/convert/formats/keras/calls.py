@@ -49,6 +49,8 @@ class Calls:
         Raises:
             BadModelError: it has a loop, reads what it does not have, or has more calls than the limit.
         """
+        if not prefix and num_calls(graph, {}) > self._limits.max_nodes:
+            raise self._too_large()
         inputs = [graph.resolved(ref) for ref in leaves(graph.inputs)]
         if len(inputs) != len(given):
             raise self._broken(f"a model with {len(inputs)} inputs is called on {len(given)} tensors")
@@ -113,10 +115,7 @@ class Calls:
         if layer.kind == "InputLayer":
             raise self._broken(f"input {layer.name!r} is not among the inputs of its model")
         if len(self.nodes) >= self._limits.max_nodes:
-            raise BadModelError(
-                f"{self._source} is too large",
-                f"it has more than the limit of {self._limits.max_nodes} calls",
-            )
+            raise self._too_large()
         names: list[str] = []
 
         def slot(leaf: Any) -> Any:
@@ -148,8 +147,21 @@ class Calls:
         count = self._names[name] = self._names.get(name, 0) + 1
         return name if count == 1 else f"{name}@{count}"
 
+    def _too_large(self) -> BadModelError:
+        return BadModelError(
+            f"{self._source} is too large", f"it has more than the limit of {self._limits.max_nodes} calls"
+        )
+
     def _broken(self, why: str) -> BadModelError:
         return BadModelError(f"{self._source} is broken", why, "Save the model again.")
+
+
+def num_calls(graph: Graph, counted: dict[int, int]) -> int:
+    """How many calls a graph has once the models inside it are unrolled, counted without doing so."""
+    if id(graph) not in counted:
+        inner = (use.layer.graph for use in graph.uses.values())
+        counted[id(graph)] = sum(1 if g is None else num_calls(g, counted) for g in inner)
+    return counted[id(graph)]
 
 
 def _widths(graph: Graph) -> dict[tuple[str, int], int]:

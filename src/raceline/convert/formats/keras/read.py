@@ -44,7 +44,7 @@ def _model(source: Source, limits: Limits) -> Model:
     if top.graph is None:
         what = f"{source.name} holds a model of the class {top.kind}, whose layers are joined by Python code"
         raise BadModelError(what, "its file does not say how", WAY_OUT)
-    assign(source, top)
+    assign(source, top, allow_nan=limits.allow_nan)
     builder = Builder(top.name, limits=limits)
     names = [_input_name(top, ref.layer, number) for number, ref in enumerate(named_inputs(top))]
     calls = Calls(source.name, limits)

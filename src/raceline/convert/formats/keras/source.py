@@ -15,6 +15,7 @@ from raceline.core.errors import BadModelError
 from raceline.ir.limits import Limits
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_DEEPEST_JSON = 250
 _ZIP = b"PK\x03\x04"
 _WAY_OUT = "Save the whole model again, with model.save('model.keras')."
 
@@ -116,4 +117,22 @@ def _json(data: bytes | str, source: str, part: str) -> dict[str, Any]:
         raise BadModelError(f"{source} is broken", f"{part} is no JSON: {error}", _WAY_OUT) from error
     if not isinstance(found, dict):
         raise BadModelError(f"{source} is broken", f"{part} is no JSON object", _WAY_OUT)
+    _refuse_deep(found, source, part)
     return found
+
+
+def _refuse_deep(found: Any, source: str, part: str) -> None:
+    """Refuse what is nested so deep that walking it would overflow the stack.
+
+    Raises:
+        BadModelError: it is.
+    """
+    level, depth = [found], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST_JSON:
+            raise BadModelError(
+                f"{source} is broken", f"{part} is nested deeper than {_DEEPEST_JSON} levels", _WAY_OUT
+            )
+        inner = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]

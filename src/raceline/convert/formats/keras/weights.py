@@ -10,6 +10,7 @@ import numpy as np
 from raceline.convert.formats.keras.hdf5 import Hdf5
 from raceline.convert.formats.keras.layers import Layer
 from raceline.convert.formats.keras.source import Source
+from raceline.core.errors import BadModelError
 
 Array = np.ndarray[Any, Any]
 
@@ -25,12 +26,30 @@ class Wanted(NamedTuple):
     around: tuple[str, ...]
 
 
-def assign(source: Source, model: Layer) -> None:
-    """Give the layers of a model their weights; where some are missing, `problem` says why."""
+def assign(source: Source, model: Layer, *, allow_nan: bool = False) -> None:
+    """Give the layers of a model their weights; where some are missing, `problem` says why.
+
+    Raises:
+        BadModelError: weights hold NaN.
+    """
     if source.whole:
         _from_groups(source.weights, model)
     else:
         _from_paths(source.weights, model, "", set())
+    if not allow_nan:
+        _refuse_nan(source, model)
+
+
+def _refuse_nan(source: Source, model: Layer) -> None:
+    """Refuse weights that hold NaN, by the names that the file has for them."""
+    for layer in model.everyone():
+        for name, array in layer.weights.items():
+            if array.dtype.kind == "f" and array.size and np.isnan(array.min()):
+                raise BadModelError(
+                    f"{source.name} is broken",
+                    f"weight {name!r} of layer {layer.name!r} holds NaN",
+                    "Train it again, or allow NaN (allow_nan).",
+                )
 
 
 def _from_paths(file: Hdf5, layer: Layer, path: str, seen: set[int]) -> None:
