@@ -25,7 +25,7 @@ def either(run: Any, node: Node, condition: Scalar, env: Mapping[str, Any]) -> l
     if any(raising):
         taken = node.blocks[1 if raising[0] else 0]
         run.assumed.setdefault(node.name)
-        return run.run(taken, [], env)
+        return list(run.run(taken, [], env))
     sides = [_Side(run, block, env) for block in node.blocks]
     merge = _Merge(run.b, sides[0].b, sides[1].b)
     results = [merge.plan(a, b) for a, b in zip(sides[0].results, sides[1].results, strict=True)]
