@@ -288,6 +288,21 @@ def test_a_reduction_without_axes_is_over_the_first(tmp_path):
     np.testing.assert_allclose(run_reference(found, feeds)["y"], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind, name", [("group_norm", "groups"), ("instance_norm", "")])
+def test_sizes_that_no_model_has_cost_nothing(kind, name, tmp_path):
+    whole, _ = example()
+    block = whole.blocks[0]
+    del block.vars[1:3]
+    del block.ops[1:3]
+    block.vars[0].type.lod_tensor.tensor.dims[:] = [-1, 2**40, 2]
+    op = block.ops[1]
+    op.type, op.inputs[0].arguments[0], op.outputs[0].parameter = kind, "x", "Y"
+    if name:
+        attribute(op, name, 0, i=2**31 - 1)
+    with pytest.raises(UnsupportedOperatorError, match=name or "channels"):
+        paddle.read(write(tmp_path, whole.SerializeToString(), b""))
+
+
 def test_folders_without_one_program_are_refused(tmp_path):
     with pytest.raises(BadModelError, match="no program files"):
         paddle.read(tmp_path)

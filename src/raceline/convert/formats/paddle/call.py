@@ -221,6 +221,17 @@ def source_node(operator: Operator, number: int, variables: Mapping[str, Variabl
     return SourceNode(operator.type, name, inputs, outputs, {"operator": operator, "declared": declared})
 
 
+def bounded(number: int, what: str, most: int = 100_000) -> int:
+    """A size for which an array is made at once, as no real model exceeds it.
+
+    Raises:
+        UnsupportedError: it is larger, or not positive.
+    """
+    if not 0 < number <= most:
+        raise UnsupportedError(f"{what} {number}")
+    return number
+
+
 def positive(axis: int, rank: int) -> int:
     """An axis counted from the front.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.convert.build import Builder
-from raceline.convert.formats.paddle.call import Call, rule
+from raceline.convert.formats.paddle.call import Call, bounded, rule
 from raceline.convert.lower import Rules, UnsupportedError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _without_background(b: Builder, c: Call, scores: ir.Value) -> Any:
         return scores
     if not isinstance(classes, int):
         raise UnsupportedError("an open number of classes")
-    mask = (np.arange(classes) == background).reshape(1, classes, 1)
+    mask = (np.arange(bounded(classes, "classes")) == background).reshape(1, classes, 1)
     return b.op("Where", mask, np.float32(-np.inf), scores) if mask.any() else scores
 
 

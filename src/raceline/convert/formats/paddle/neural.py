@@ -8,7 +8,7 @@ import numpy as np
 
 from raceline.convert import channels_last
 from raceline.convert.build import Builder
-from raceline.convert.formats.paddle.call import Call, positive, rule
+from raceline.convert.formats.paddle.call import Call, bounded, positive, rule
 from raceline.convert.formats.paddle.math import activated
 from raceline.convert.formats.paddle.window import channels_are_last
 from raceline.convert.lower import Rules, UnsupportedError
@@ -69,7 +69,7 @@ def _per_channel(b: Builder, x: ir.Value, tensor: ir.Value | None, default: floa
         return _row(b, tensor)
     if not isinstance(channels, int):
         raise UnsupportedError("an open number of channels")
-    return b.constant(np.full(channels, default, b.dtype(x)))
+    return b.constant(np.full(bounded(channels, "channels"), default, b.dtype(x)))
 
 
 @rule(rules, "instance_norm", out="Y")
@@ -86,7 +86,7 @@ def _group_norm(b: Builder, c: Call) -> Any:
     x = c.value("X")
     last = channels_are_last(c, "data_layout")
     x = channels_last.channels_first(b, x) if last else x
-    groups = c.integer("groups", 1)
+    groups = bounded(c.integer("groups", 1), "groups")
     ones, zeros = np.ones(groups, b.dtype(x)), np.zeros(groups, b.dtype(x))
     rows = b.op("Reshape", x, [0, groups, -1])
     rows = b.op("InstanceNormalization", rows, ones, zeros, epsilon=c.number("epsilon", 1e-5))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.convert.build import Builder
-from raceline.convert.formats.paddle.call import Call, positive, rule
+from raceline.convert.formats.paddle.call import Call, bounded, positive, rule
 from raceline.convert.lower import Rules, UnsupportedError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _fill_like(b: Builder, c: Call) -> Any:
     x = c.value("X")
     kind = c.dtype("dtype") or b.dtype(x)
     tensor = c.maybe("ValueTensor")
-    number = b.constant(np.array(c.number("value", 0.0)).astype(kind))
+    number = b.constant(_number("", c.number("value", 0.0), kind))
     return _filled(b, b.sizes(x), number if tensor is None else b.cast(b.reshape(tensor, []), kind))
 
 
@@ -89,7 +89,9 @@ def _range(b: Builder, c: Call) -> Any:
 @rule(rules, "linspace")
 def _linspace(b: Builder, c: Call) -> Any:
     start, stop, num = (c.constant(b, slot).reshape(-1)[0] for slot in ("Start", "Stop", "Num"))
-    return b.constant(np.linspace(start, stop, int(num)).astype(c.dtype("dtype", 5)))
+    return b.constant(
+        np.linspace(start, stop, bounded(int(num), "number of steps")).astype(c.dtype("dtype", 5))
+    )
 
 
 @rule(rules, "eye")

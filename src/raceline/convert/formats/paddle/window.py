@@ -10,7 +10,7 @@ import numpy as np
 
 from raceline.convert import channels_last
 from raceline.convert.build import Builder
-from raceline.convert.formats.paddle.call import Call, rule
+from raceline.convert.formats.paddle.call import Call, bounded, rule
 from raceline.convert.formats.paddle.math import activated
 from raceline.convert.lower import Rules, UnsupportedError
 
@@ -207,7 +207,7 @@ def _windows(size: int, count: int) -> list[tuple[int, int]]:
 
 
 def _averages(b: Builder, x: ir.Value, axis: int, size: int, count: int) -> Any:
-    weight = np.zeros((size, count), b.dtype(x))
+    weight = np.zeros((bounded(size, "an axis of"), count), b.dtype(x))
     for i, (start, stop) in enumerate(_windows(size, count)):
         weight[start:stop, i] = 1 / (stop - start)
     perm = [a for a in range(b.rank(x)) if a != axis] + [axis]
@@ -246,7 +246,8 @@ def _unfold(b: Builder, c: Call) -> Any:
     if not isinstance(channels, int):
         raise UnsupportedError("an open number of channels")
     pads = [*pads, *pads] if len(pads) == 2 else pads
-    size = math.prod(kernel)
+    size = bounded(math.prod(kernel), "a window of", 1024)
+    bounded(channels * size * size, "elements of windows", 10_000_000)
     weight = np.tile(np.eye(size, dtype=b.dtype(x)).reshape(size, 1, *kernel), (channels, 1, 1, 1))
     y = b.op("Conv", x, weight, group=channels, strides=c.integers("strides"), pads=pads,
              dilations=c.integers("dilations", [1, 1]), kernel_shape=kernel)  # fmt: skip
