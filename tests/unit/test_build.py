@@ -83,6 +83,13 @@ def test_what_cannot_be_is_told_with_the_sources_node():
         b.op("MatMul", x, np.ones((4, 5), np.float32))
 
 
+def test_types_that_do_not_fit_are_told_too():
+    b = Builder("m")
+    x = b.input("x", "float32", [2, 3])
+    with pytest.raises(BadModelError, match="becomes MatMul"):
+        b.op("MatMul", x, np.ones((3, 5), np.int32))
+
+
 def test_the_limit_of_nodes_is_kept():
     b = Builder("m", limits=Limits(max_nodes=2))
     x = b.input("x", "float32", [2])

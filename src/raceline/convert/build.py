@@ -342,7 +342,11 @@ class Builder:
         try:
             proto = ir.serde.serialize_node(node)
             found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=imports)
-        except (onnx.shape_inference.InferenceError, *PARSE_FAILURES) as error:
+        except (
+            onnx.shape_inference.InferenceError,
+            onnx.checker.ValidationError,
+            *PARSE_FAILURES,
+        ) as error:
             seen = ", ".join(f"{list(shape_of(value) or '?')}" for value in needed)
             what = f"{self.where or 'a node'!r} becomes {node.op_type}"
             raise BadModelError(f"{what}, which cannot take {seen}", root_cause(error)) from error
