@@ -119,6 +119,13 @@ def test_sizes_after_expand_and_pad_are_known_with_open_axes():
     assert b.shape(b.op("Pad", x, [1, 2], None, [0])) == (None, 3)
 
 
+def test_types_that_do_not_fit_are_told_too():
+    b = Builder("m")
+    x = b.input("x", "float32", [2, 3])
+    with pytest.raises(BadModelError, match="becomes MatMul"):
+        b.op("MatMul", x, np.ones((3, 5), np.int32))
+
+
 def test_the_limit_of_nodes_is_kept():
     b = Builder("m", limits=Limits(max_nodes=2))
     x = b.input("x", "float32", [2])

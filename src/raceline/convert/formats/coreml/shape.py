@@ -285,6 +285,13 @@ def scatter(c: Call) -> Any:
     c.skip("validate_indices")
     data, indices, updates = c("data"), as_int64(c, c("indices")), c("updates")
     kind = _SCATTER[c.word("mode", "add", tuple(_SCATTER))]
+    if kind and c.b.dtype(data) == np.float16:  # engines cannot combine in 16 bits
+        wide = c.b.cast(data, np.float32), indices, c.b.cast(updates, np.float32)
+        return c.b.cast(_scattered(c, *wide, kind), np.float16)
+    return _scattered(c, data, indices, updates, kind)
+
+
+def _scattered(c: Call, data: ir.Value, indices: ir.Value, updates: ir.Value, kind: str | None) -> Any:
     if c.op == "scatter_nd":
         return c.b.op("ScatterND", data, indices, updates, reduction=kind)
     axis = c.integer("axis", 0) % c.b.rank(data)

@@ -100,8 +100,13 @@ def net_of(element: Element, source: str) -> Net:
 
 def _layer(item: Element, source: str) -> Layer:
     data = item.find("data")
+    kind = item.attributes.get("type", "")
     name = item.attributes.get("name", item.attributes.get("id", ""))
     try:
+        if len(_ports(item, "output")) < (kind == "Parameter") or len(_ports(item, "input")) < (
+            kind == "Result"
+        ):
+            raise ValueError(f"a {kind} without a port")
         return Layer(
             id=item.attributes["id"],
             name=name,
@@ -141,7 +146,7 @@ def size_of(text: str) -> int | None:
     if text in {"-1", "?", ""} or ".." in text:
         return None
     size = int(text)
-    if size < 0:
+    if not 0 <= size < 1 << 62:
         raise ValueError(f"a size of {size}")
     return size
 
