@@ -66,9 +66,7 @@ def load(model: Model, options: Options) -> "_Session":
     with growth.measured(), _refusals_explained(model):
         network = _read(model)
         if options.shapes:
-            network.reshape(
-                {name: list(options.shapes[name]) for name in _input_names(network, model.signature)}
-            )
+            network.reshape({name: list(options.shapes[name]) for name in _input_names(network)})
         compiled = _core().compile_model(network, "CPU", _settings(options))
     return _Session(model.signature, compiled, options.streams, growth)
 
@@ -78,7 +76,7 @@ class _Session:
 
     def __init__(self, signature: Signature, compiled: Any, streams: int, growth: Growth) -> None:
         self._compiled = compiled
-        self._inputs = _input_names(compiled, signature)  # OpenVINO drops those that nothing reads
+        self._inputs = _input_names(compiled)  # OpenVINO drops those that nothing reads
         self._outputs = [spec.name for spec in signature.outputs]
         self._growth = growth
         self._warm = False
@@ -187,10 +185,8 @@ def _read(model: Model) -> Any:
         return _core().read_model(path)
 
 
-def _input_names(network: Any, signature: Signature) -> list[str]:
-    """The signature's name of each input; a port also carries those of outputs that only copy it."""
-    known = {spec.name for spec in signature.inputs}
-    return [str(next(iter(known & set(port.get_names())), port.get_any_name())) for port in network.inputs]
+def _input_names(network: Any) -> list[str]:
+    return [str(port.get_any_name()) for port in network.inputs]
 
 
 def _refuse_types(signature: Signature) -> None:

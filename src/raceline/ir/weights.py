@@ -56,10 +56,20 @@ def numbers(program: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
         if node.op_type == "TreeEnsemble" and attribute.name == "membership_values"
     }
     for value, tensor in initializers(program):
-        uses = value.uses()
-        if tensor.size == 1 and uses and all(use.node.op_type == "Where" and use.idx > 0 for use in uses):
+        if tensor.size == 1 and _is_chosen(value):
             meant.add(id(tensor))
     yield from ((name, tensor) for name, tensor in named_tensors(program) if id(tensor) not in meant)
+
+
+def _is_chosen(value: ir.Value) -> bool:
+    """Whether nothing but `Where` reads it, as what it chooses, at most spread out before."""
+    uses = value.uses()
+    return bool(uses) and all(
+        use.idx > 0
+        if use.node.op_type == "Where"
+        else use.node.op_type == "Expand" and use.idx == 0 and _is_chosen(use.node.outputs[0])
+        for use in uses
+    )
 
 
 def total_bytes(program: ir.Model) -> int:
