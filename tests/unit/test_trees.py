@@ -112,3 +112,12 @@ def test_other_weights_must_be_numbers():
         x = b.input("x", np.float32, ["rows"])
         b.output(b.op("Add", x, np.array([np.nan], np.float32)), "y")
         b.model(Provenance(source="here", source_format="test"))
+
+
+def test_a_lone_nan_that_is_chosen_is_meant():
+    b = Builder("undefined")
+    x, there = b.input("x", np.float32, ["rows"]), b.input("there", np.bool_, ["rows"])
+    b.output(b.op("Where", there, x, np.float32(np.nan)), "y")
+    model = b.model(Provenance(source="here", source_format="test"))
+    feeds = {"x": np.float32([1, 2]), "there": np.array([True, False])}
+    np.testing.assert_array_equal(run_reference(model, feeds)["y"], [1, np.nan])

@@ -45,13 +45,31 @@ def named_tensors(program: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
 
 
 def numbers(program: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
-    """As `named_tensors`, without those in which NaN is a mark: between the sets of a TreeEnsemble."""
-    marked = {
+    """As `named_tensors`, without those in which NaN is meant.
+
+    It stands between the sets of a TreeEnsemble, and jax.numpy chooses a lone one by `Where` where a result is
+    undefined, as the variance of nothing is.
+    """
+    meant = {
         id(attribute.as_tensor())
         for node, attribute in attribute_tensors(program)
         if node.op_type == "TreeEnsemble" and attribute.name == "membership_values"
     }
-    yield from ((name, tensor) for name, tensor in named_tensors(program) if id(tensor) not in marked)
+    for value, tensor in initializers(program):
+        if tensor.size == 1 and _is_chosen(value):
+            meant.add(id(tensor))
+    yield from ((name, tensor) for name, tensor in named_tensors(program) if id(tensor) not in meant)
+
+
+def _is_chosen(value: ir.Value) -> bool:
+    """Whether nothing but `Where` reads it, as what it chooses, at most spread out before."""
+    uses = value.uses()
+    return bool(uses) and all(
+        use.idx > 0
+        if use.node.op_type == "Where"
+        else use.node.op_type == "Expand" and use.idx == 0 and _is_chosen(use.node.outputs[0])
+        for use in uses
+    )
 
 
 def total_bytes(program: ir.Model) -> int:
