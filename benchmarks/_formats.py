@@ -92,7 +92,9 @@ def _by_openvino(path: Path) -> tuple[str, Callable[[], Any]]:
     return "openvino.convert_model", lambda: openvino.convert_model(path)
 
 
-def _uniform(name: str, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Callable[[int], Feeds]:
+def _uniform(
+    name: str, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0
+) -> Callable[[int], Feeds]:
     def feeds(seed: int) -> Feeds:
         return {name: np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)}
 
@@ -146,7 +148,11 @@ def torchscript(folder: Path) -> Read:
 
     def feeds(seed: int) -> Feeds:
         sound = np.random.default_rng(seed).normal(0, 0.1, (1, 512)).astype(np.float32)
-        return {"x": sound, "_context": np.zeros((1, 64), np.float32), "_state": np.zeros((2, 1, 128), np.float32)}
+        return {
+            "x": sound,
+            "_context": np.zeros((1, 64), np.float32),
+            "_state": np.zeros((2, 1, 128), np.float32),
+        }
 
     def expected(feeds: Feeds) -> dict[str, Array]:
         torch = _torch()
@@ -178,7 +184,9 @@ def torch_export(folder: Path) -> Read:
 
     name = program.graph_signature.user_inputs[0]
     peer = "torch.onnx.export", lambda: torch.onnx.export(program, dynamo=True, verbose=False)
-    return Read("torch_export", "ResNet-18", "torch", path, _uniform(name, (3, 3, 224, 224)), expected, peer=peer)
+    return Read(
+        "torch_export", "ResNet-18", "torch", path, _uniform(name, (3, 3, 224, 224)), expected, peer=peer
+    )
 
 
 def safetensors(folder: Path) -> Read:
@@ -188,7 +196,10 @@ def safetensors(folder: Path) -> Read:
 
     def feeds(seed: int) -> Feeds:
         rng = np.random.default_rng(seed)
-        return {n: rng.normal(0, 0.1, s).astype(np.float32) for n, s in (("input", (1, 576)), ("state", (2, 1, 128)))}
+        return {
+            n: rng.normal(0, 0.1, s).astype(np.float32)
+            for n, s in (("input", (1, 576)), ("state", (2, 1, 128)))
+        }
 
     def expected(feeds: Feeds) -> dict[str, Array]:
         return onnxruntime_outputs(twin, {**feeds, "sr": np.array(16000)})
@@ -288,7 +299,9 @@ CASES = (
 )  # fmt: skip
 
 
-def cases(wanted: Sequence[str] = ()) -> "tuple[list[Read], dict[str, str], tempfile.TemporaryDirectory[str]]":
+def cases(
+    wanted: Sequence[str] = (),
+) -> "tuple[list[Read], dict[str, str], tempfile.TemporaryDirectory[str]]":
     """Every format's case, why those that are absent are, and the folder that holds what was made for them."""
     place = tempfile.TemporaryDirectory(prefix="raceline-formats-")
     found, absent = [], {}

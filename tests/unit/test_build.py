@@ -171,7 +171,7 @@ def test_a_branch_may_give_a_constant():
         assert list(run_reference(finished(b), feeds)["y"]) == expected
 
 
-def test_scalars_stay_scalars_for_inference():
+def test_ranges_of_scalars_are_inferred():
     b = Builder("m")
     b.input("x", "float32", [2])
     assert b.shape(b.op("Range", np.int32(0), np.int32(9), np.int32(2))) == (5,)

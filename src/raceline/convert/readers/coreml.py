@@ -48,6 +48,13 @@ def read(path: Path, *, limits: Limits | None = None) -> Model:
     return read_program(path, limits or Limits())
 
 
+def operators() -> list[str]:
+    """Operations of ML programs that have a rule."""
+    from raceline.convert.formats.coreml.program import table
+
+    return sorted(table())
+
+
 def example(folder: Path) -> Path:
     """Write the smallest useful model into `folder`: y = relu(x w)."""
     package = folder / "example.mlpackage"

@@ -10,6 +10,7 @@ import numpy as np
 
 from raceline.convert.formats.tensorflow import example as examples
 from raceline.convert.formats.tensorflow.frozen import looks_like_graph_def, read_graph_def
+from raceline.convert.formats.tensorflow.table import known_operators
 from raceline.ir.limits import Limits
 from raceline.ir.model import Model
 
@@ -44,6 +45,11 @@ def read(
         UnsupportedOperatorError: operators, and uses of operators, that have no translation, all of them.
     """
     return read_graph_def(path, limits or Limits(), inputs, outputs)
+
+
+def operators() -> list[str]:
+    """TensorFlow's operators that have a rule."""
+    return known_operators()
 
 
 def example(folder: Path) -> Path:

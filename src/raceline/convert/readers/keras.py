@@ -61,6 +61,13 @@ def read_object(source: Any, *, limits: Limits | None = None) -> Model:
     return model
 
 
+def operators() -> list[str]:
+    """Layers and functions that have a rule."""
+    from raceline.convert.formats.keras.evaluate import RULES
+
+    return sorted(RULES)
+
+
 def example(folder: Path) -> Path:
     """Write the smallest useful model into `folder`: y = Relu(x w), two items or more at once."""
     import h5py

@@ -49,6 +49,13 @@ def read(path: Path, *, limits: Limits | None = None) -> Model:
     return read_ir(path, limits or Limits())
 
 
+def operators() -> list[str]:
+    """Operations that have a rule."""
+    from raceline.convert.formats.openvino.table import table
+
+    return sorted(table())
+
+
 def example(folder: Path) -> Path:
     """Write the smallest useful model into `folder`: y = Relu(x w), two items or more at once."""
     weight = np.arange(6, dtype=np.float32).reshape(3, 2) - 2

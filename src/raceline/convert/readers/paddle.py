@@ -49,6 +49,11 @@ def read(path: Path, *, weights: str | Path | None = None, limits: Limits | None
     return model.read(path, limits or Limits(), None if weights is None else Path(weights))
 
 
+def operators() -> list[str]:
+    """Paddle's operators that have a rule, by their names in .pdmodel files."""
+    return sorted(model.RULES)
+
+
 def example(folder: Path) -> Path:
     """Write the smallest useful model into `folder`: y = relu(x w + b), any number of items at once."""
     path = folder / "example.pdmodel"

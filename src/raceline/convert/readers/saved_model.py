@@ -10,6 +10,7 @@ import numpy as np
 
 from raceline.convert.formats.tensorflow import example as examples
 from raceline.convert.formats.tensorflow.saved import looks_like_saved_model, read_saved_model
+from raceline.convert.formats.tensorflow.table import known_operators
 from raceline.ir.limits import Limits
 from raceline.ir.model import Model
 
@@ -39,6 +40,11 @@ def read(
         UnsupportedOperatorError: operators, and uses of operators, that have no translation, all of them.
     """
     return read_saved_model(path, limits or Limits(), signature, tags)
+
+
+def operators() -> list[str]:
+    """TensorFlow's operators that have a rule."""
+    return known_operators()
 
 
 def example(folder: Path) -> Path:

@@ -47,6 +47,13 @@ def read(path: Path, *, limits: Limits | None = None, signature: str | None = No
     return read_tflite(path, files.content(path, limits), limits, signature)
 
 
+def operators() -> list[str]:
+    """Operators that have a rule, custom ones among them."""
+    from raceline.convert.formats.tflite.translate import RULES
+
+    return sorted(RULES)
+
+
 def example(folder: Path) -> Path:
     """Write the smallest useful model into `folder`: y = Relu(x w), any number of items at once."""
     from raceline.convert.formats.tflite.write import GraphSpec, OperatorSpec, TensorSpec, written

@@ -77,6 +77,13 @@ def read(
     return translate(loaded, given, limits, provenance)
 
 
+def operators() -> list[str]:
+    """Operators that have a rule."""
+    from raceline.convert.formats.torchscript.rules import RULES
+
+    return sorted(RULES)
+
+
 def example(folder: Path) -> Path:
     """Write the smallest useful model into `folder`: y = relu(x w + b), for two items.
 

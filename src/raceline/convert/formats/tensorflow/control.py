@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 WAY_OUT = "Leave such parts to the program around the model, or save it with standard layers."
 
 
+CONTROLLED = (
+    "If StatelessIf Case StatelessCase While StatelessWhile VarHandleOp VariableV2 Variable ReadVariableOp".split()
+    + sorted(WRITES)
+)
+"""Operators that `Control` has rules for."""
+
+
 class Control:
     """Rules for nodes that run functions.
 
@@ -42,6 +49,7 @@ class Control:
         table("VariableV2", "Variable")(self._old_variable)
         table("ReadVariableOp")(_read)
         table(*sorted(WRITES))(_refuse_write)
+        assert table.table.keys() == set(CONTROLLED)
         return table.table
 
     def _variable(self, b: Builder, node: SourceNode) -> Any:

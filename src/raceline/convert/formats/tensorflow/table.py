@@ -15,7 +15,7 @@ from raceline.convert.formats.tensorflow import (
     signal,
 )
 from raceline.convert.formats.tensorflow.context import Context
-from raceline.convert.formats.tensorflow.control import Control
+from raceline.convert.formats.tensorflow.control import CONTROLLED, Control
 from raceline.convert.formats.tensorflow.values import guarded
 from raceline.convert.lower import Rule, merged
 
@@ -26,9 +26,13 @@ _TAKES_ALL = frozenset(
 )
 
 
-def rules(context: Context) -> dict[str, Rule]:
-    """The rules for one model; they are also put into the context, for functions inside it."""
-    plain = merged(
+def known_operators() -> list[str]:
+    """Operators that have a rule; those that write variables have one that refuses them."""
+    return sorted({*_plain(), *CONTROLLED})
+
+
+def _plain() -> dict[str, Rule]:
+    return merged(
         math.rules,
         shape.rules,
         neural.rules,
@@ -40,6 +44,10 @@ def rules(context: Context) -> dict[str, Rule]:
         quantise.rules,
         lists.rules,
     )
-    table = signal.with_complex(plain) | Control(context).rules()
+
+
+def rules(context: Context) -> dict[str, Rule]:
+    """The rules for one model; they are also put into the context, for functions inside it."""
+    table = signal.with_complex(_plain()) | Control(context).rules()
     context.rules = guarded(table, _TAKES_ALL)
     return context.rules
