@@ -2,6 +2,10 @@
 
 import functools
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +37,8 @@ class Read:
         expected: (inputs) -> outputs, by the model's names or in their order.
         tolerance: of each output's largest magnitude.
         options: for the reader.
-        peer: name of the converter that is timed beside ours, and what does it.
+        peer: name of the converter that is timed beside ours, and what does it; or its seconds, or why it
+            refuses, where it had to run elsewhere.
     """
 
     format: str
@@ -44,7 +49,7 @@ class Read:
     expected: Callable[[Feeds], Mapping[str, Array] | Sequence[Array]]
     tolerance: float = 1e-4
     options: Mapping[str, Any] = field(default_factory=dict)
-    peer: tuple[str, Callable[[], Any]] | None = None
+    peer: tuple[str, Callable[[], Any] | float | str] | None = None
 
 
 def package(name: str) -> Path:
@@ -140,6 +145,27 @@ def tflite(folder: Path) -> Read:
     return Read(
         "tflite", "MediaPipe face mesh", "OpenVINO", path, _uniform("input_1", (1, 192, 192, 3)),
         lambda feeds: openvino_outputs(path, feeds), peer=_by_openvino(path),
+    )  # fmt: skip
+
+
+def keras(folder: Path) -> Read:
+    _module("keras")
+    command = [sys.executable, str(Path(__file__).with_name("_keras_child.py")), str(folder)]
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(folder)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AbsentError(f"Keras on torch failed: {done.stderr[-300:]}")
+    told = json.loads((folder / "keras.json").read_text())
+    outputs = np.load(folder / "keras.npz")
+    pictures = _uniform("input_layer", (2, 96, 96, 3), -1, 1)
+
+    def expected(feeds: Feeds) -> list[Array]:
+        seed = 0 if np.array_equal(feeds["input_layer"], pictures(0)["input_layer"]) else 1
+        return [outputs[f"out{seed}"]]
+
+    return Read(
+        "keras", "MobileNetV2", "Keras on torch", folder / "mobilenet_v2.keras", pictures, expected,
+        peer=("keras export", told.get("seconds", told.get("refusal", ""))),
     )  # fmt: skip
 
 
@@ -295,7 +321,8 @@ def sklearn(folder: Path) -> Read:
 
 
 CASES = (
-    onnx, saved_model, tflite, torchscript, torch_export, safetensors, paddle, openvino, coreml, xgboost, sklearn,
+    onnx, saved_model, tflite, keras, torchscript, torch_export, safetensors, paddle, openvino, coreml, xgboost,
+    sklearn,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import _models as models
 
 from raceline.convert import IRTranslator, compare_models, settle, writing
-from raceline.core.errors import BadModelError, UnsupportedOperatorError
+from raceline.core.errors import UnsupportedOperatorError
 from raceline.ir import write_onnx
 
 FAST = ("nudenet", "ppocr_cls", "silero_vad")
@@ -22,8 +22,7 @@ WAYS = {
     "openvino fp16": ("openvino", {"fp16": True}),
     "mnn": ("mnn", {}),
 }
-# OpenVINO refuses the first two, and MNN computes the last wrongly, which the proof must tell.
-REFUSED = {("silero_vad", "openvino"), ("silero_vad", "openvino fp16")}
+# MNN computes it wrongly, which the proof must tell.
 WRONG = {("magika", "mnn")}
 
 
@@ -49,10 +48,6 @@ def proven(name, way, place):
 
 
 def hold(name, way, place):
-    if (name, way) in REFUSED:
-        with pytest.raises(BadModelError, match="openvino"):
-            proven(name, way, place)
-        return
     assert proven(name, way, place).ok == ((name, way) not in WRONG)
 
 

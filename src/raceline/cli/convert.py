@@ -189,11 +189,10 @@ def formats(
 
     Example: raceline convert formats onnx
     """
-    from raceline.convert import formats as all_formats
-    from raceline.convert import formats_table
+    from raceline.convert import formats_table, known_formats
     from raceline.core.errors import UnknownNameError
 
-    rows = all_formats()
+    rows = known_formats()
     chosen = [row for row in rows if name in {"", row.name}]
     if not chosen:
         raise UnknownNameError("format", name, sorted({row.name for row in rows}))

@@ -1,6 +1,6 @@
 """Any framework in, an optimised and measured Bundle out; or another format."""
 
-from raceline.convert.catalogue import Format, formats, formats_table
+from raceline.convert.catalogue import Format, formats_table, known_formats
 from raceline.convert.comparing import Comparison, compare_models
 from raceline.convert.equivalence import Difference, Divergence, Equivalence, differences, verify
 from raceline.convert.explaining import Explanation, explain_model
@@ -30,9 +30,9 @@ __all__ = [
     "compare_models",
     "differences",
     "explain_model",
-    "formats",
     "formats_table",
     "inspect_model",
+    "known_formats",
     "open_model",
     "optimise",
     "parsed_options",

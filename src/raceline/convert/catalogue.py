@@ -38,7 +38,7 @@ class Format:
         return asdict(self)
 
 
-def formats() -> list[Format]:
+def known_formats() -> list[Format]:
     """Every format that is read or written, readers first."""
     found = [_reader(name) for name in plugins.names(readers)]
     bundle = Format(
@@ -49,7 +49,7 @@ def formats() -> list[Format]:
 
 def formats_table() -> str:
     """The formats as tables of a Markdown document."""
-    rows = formats()
+    rows = known_formats()
     lines = ["| reads | files | needs | operators |", "|---|---|---|---|"]
     for row in rows:
         if row.direction == "read":
