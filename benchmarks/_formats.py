@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def package(name: str) -> Path:
 
 
 def onnxruntime_outputs(path: Path, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """What ONNX Runtime makes of a file; inputs go by their order."""
+    """What ONNX Runtime makes of a file as it is written; inputs go by their order."""
     session = _session(path)
     ordered = dict(zip([i.name for i in session.get_inputs()], feeds.values(), strict=True))
     return dict(zip([o.name for o in session.get_outputs()], session.run(None, ordered), strict=True))
@@ -75,7 +75,9 @@ def onnxruntime_outputs(path: Path, feeds: Mapping[str, Array]) -> dict[str, Arr
 def _session(path: Path) -> Any:
     import onnxruntime
 
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def openvino_outputs(path: Path, feeds: Mapping[str, Array]) -> list[Array]:
@@ -149,7 +151,7 @@ def tflite(folder: Path) -> Read:
 
 
 def keras(folder: Path) -> Read:
-    _module("keras")
+    package("keras")
     command = [sys.executable, str(Path(__file__).with_name("_keras_child.py")), str(folder)]
     environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -238,17 +240,26 @@ def _silero_twin(path: Path, graph: Path, target: Path) -> None:
     import onnx as standard
     from onnx import numpy_helper
 
-    module = _module("safetensors.numpy")
     model = standard.load(graph)
     names = {f"conv{i + 1}": f"model.encoder.{i}.reparam_conv" for i in range(4)}
     names |= {"stft_conv.weight": "model.stft.forward_basis_buffer", "lstm_cell": "model.decoder.rnn"}
     names |= {"final_conv": "model.decoder.decoder.2"}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for name, array in module.load_file(path).items():
+    for name, array in _tensors(path):
         owner, _, part = name.partition(".")
         other = names.get(name) or f"{names[owner]}.{part}"
         tensors[other].CopyFrom(numpy_helper.from_array(array, other))
     standard.save(model, target)
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Array]]:
+    """Names and float32 arrays of a safetensors file: a length, a header in JSON, the data."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    for name, entry in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            yield name, np.frombuffer(data[start + begin : start + end], "<f4").reshape(entry["shape"])
 
 
 def paddle(folder: Path) -> Read:
@@ -293,11 +304,11 @@ def xgboost(folder: Path) -> Read:
 
     def feeds(seed: int) -> Feeds:
         rows = np.random.default_rng(seed).choice(len(data.data), 200)
-        return {"input": data.data[rows].astype(np.float32)}
+        return {"x": data.data[rows].astype(np.float32)}
 
     return Read(
         "xgboost", "digits, 400 trees", "XGBoost", path, feeds,
-        lambda feeds: [booster.predict_proba(feeds["input"])],
+        lambda feeds: {"probabilities": booster.predict_proba(feeds["x"])},
     )  # fmt: skip
 
 
@@ -309,10 +320,10 @@ def sklearn(folder: Path) -> Read:
 
     def feeds(seed: int) -> Feeds:
         rows = np.random.default_rng(seed).choice(len(data.data), 100)
-        return {"input": data.data[rows].astype(np.float32)}
+        return {"x": data.data[rows].astype(np.float32)}
 
     def expected(feeds: Feeds) -> dict[str, Array]:
-        return {"label": model.predict(feeds["input"])}
+        return {"label": model.predict(feeds["x"])}
 
     return Read(
         "sklearn", "digits, scaled SVM", "scikit-learn", model, feeds, expected,
