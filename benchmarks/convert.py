@@ -193,7 +193,7 @@ def figures(found: Found) -> dict[str, Any]:
         "formats_proven": len(proven),
         "formats_without_framework": sum(not proof.needs for proof in proven),
         "conformance_pass": found.conformance[_conformance.PASSED],
-        "conformance_wrong": found.conformance[_conformance.WRONG],
+        "conformance_wrong": found.conformance[_conformance.WRONG] + found.conformance[_conformance.BROKEN],
         "silero_jit_deploys": found.silero == "",
         "memory_traffic_reduction": min((ours for ours, _ in named), default=None),
         "memory_traffic_reduction_onnxruntime": min((theirs for _, theirs in named), default=None),
