@@ -461,3 +461,16 @@ def test_onnx_runtime_falls_back_on_open_shapes(tmp_path, monkeypatch):
     session = engine.load(model, Options(shapes={"x": (2, 64)}))
     x = np.ones((2, 64), np.float32)
     np.testing.assert_allclose(session.run({"x": x})["y"], x @ weight, rtol=1e-4)
+
+
+@pytest.mark.parametrize("engine", engines.names())
+def test_an_output_may_be_a_copy_of_an_input(engine):
+    """Some runtimes then give the input the output's name."""
+    model = model_from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        main (float[2] x, float[2] z) => (float[2] y, float[2] w) { y = Dropout(x) w = Relu(z) }"""
+    )
+    session = engines.load(engine).load(model, engines.Options())
+    found = session.run({"x": np.float32([1, -2]), "z": np.float32([3, -4])})
+    session.close()
+    assert list(found["y"]) == [1, -2] and list(found["w"]) == [3, 0]

@@ -66,7 +66,8 @@ def load(model: Model, options: Options) -> "_Session":
     with growth.measured(), _refusals_explained(model):
         network = _read(model)
         if options.shapes:
-            network.reshape({name: list(options.shapes[name]) for name in _input_names(network)})
+            names = _input_names(network, model.signature)
+            network.reshape({i: list(options.shapes[name]) for i, name in enumerate(names)})
         compiled = _core().compile_model(network, "CPU", _settings(options))
     return _Session(model.signature, compiled, options.streams, growth)
 
@@ -76,7 +77,7 @@ class _Session:
 
     def __init__(self, signature: Signature, compiled: Any, streams: int, growth: Growth) -> None:
         self._compiled = compiled
-        self._inputs = _input_names(compiled)  # OpenVINO drops those that nothing reads
+        self._inputs = _input_names(compiled, signature)  # OpenVINO drops those that nothing reads
         self._outputs = [spec.name for spec in signature.outputs]
         self._growth = growth
         self._warm = False
@@ -94,11 +95,11 @@ class _Session:
             return self._compute(inputs)
 
     def _compute(self, inputs: Mapping[str, "np.ndarray[Any, Any]"]) -> Tensors:
-        given = {name: _passable(name, inputs[name]) for name in self._inputs}
+        given = [_passable(name, inputs[name]) for name in self._inputs]
         request = self._idle.get()
         try:
-            for name, array in given.items():
-                request.set_tensor(name, _tensor(array))
+            for place, array in enumerate(given):
+                request.set_input_tensor(place, _tensor(array))
             request.infer({}, share_outputs=True)
             # The request's buffers are overwritten by the next call: the caller gets copies.
             return {n: np.array(request.get_output_tensor(i).data) for i, n in enumerate(self._outputs)}
@@ -185,8 +186,19 @@ def _read(model: Model) -> Any:
         return _core().read_model(path)
 
 
-def _input_names(network: Any) -> list[str]:
-    return [str(port.get_any_name()) for port in network.inputs]
+def _input_names(network: Any, signature: Signature) -> list[str]:
+    """The signature's name of each input, in OpenVINO's order.
+
+    Where an output is only a copy of an input, OpenVINO gives both the output's name; its place tells then.
+    """
+    known = [spec.name for spec in signature.inputs]
+    names = []
+    for place, port in enumerate(network.inputs):
+        found = [str(name) for name in port.get_names() if name in known]
+        if not found and len(network.inputs) != len(known):
+            raise BadModelError("openvino lost an input's name", next_step="Try another engine.")
+        names.append(found[0] if found else known[place])
+    return names
 
 
 def _refuse_types(signature: Signature) -> None:
