@@ -176,4 +176,45 @@ MORE = [
         "rounds anew",
         {**QUANTISED, "t": f32(0.2)},
     ),
+    Trap(
+        "move_quantisation",
+        "a negative scale turns the order round",
+        "(int8[1,1,4] q, float s, int8 z) => (float[1,1,2] y) "
+        "{ x = DequantizeLinear(q, s, z) y = MaxPool<kernel_shape = [2], strides = [2]>(x) }",
+        "each channel",
+        {**QUANTISED, "s": f32(-0.1)},
+    ),
+    Trap(
+        "cancel_quantisation",
+        "a scale of zero",
+        "(int8[2,4] q, float s, int8 z) => (int8[2,4] y) "
+        "{ x = DequantizeLinear(q, s, z) y = QuantizeLinear(x, s, z) }",
+        "rounds anew",
+        {**QUANTISED, "s": f32(3e38)},
+    ),
+    Trap(
+        "fold_into_next",
+        "a factor that makes channels",
+        "(float[N,1,5,5] x, float[3,1,1] c, float[4,3,3,3] w) => (float[N,4,3,3] y) "
+        "{ h = Mul(x, c) y = Conv(h, w) }",
+        "stretches",
+        {"c": (3, 1, 1), "w": (4, 3, 3, 3)},
+    ),
+    Trap(
+        "fold_table",
+        "a constant with more axes than the rows",
+        "(bool[6] x, float[2,4] t, float[1,1,1,4] b) => (float[1,1,6,4] y) { i = Cast<to = 7>(x) "
+        "r = Gather(t, i) y = Add(r, b) }",
+        "more axes",
+        {"t": (2, 4), "b": (1, 1, 1, 4)},
+    ),
+    Trap(
+        "unroll_loop",
+        "thousands of nodes inside a branch",
+        "(float[2] x, int64 turns, bool yes, bool c) => (float[2] y) { y = Loop (turns, yes, x) <body = turn "
+        "(int64 i, bool go, float[2] h) => (bool on, float[2] k) { on = Identity(go) k = If (c) <then_branch = a "
+        "() => (float[2] p) { p = Neg(h) }, else_branch = b () => (float[2] q) { q = Abs(h) }> }> }",
+        "more than 2000",
+        {"turns": np.array(600), "yes": np.array(True)},
+    ),
 ]

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from unit.test_torchscript_operators import compare, flat, read  # noqa: E402
 
+from raceline.convert import IRTranslator  # noqa: E402
 from raceline.core.errors import BadModelError, ConfigError, UnsupportedOperatorError  # noqa: E402
 from raceline.ir import run_reference  # noqa: E402
 
@@ -247,3 +248,20 @@ def test_a_loop_over_an_open_axis_asks_for_its_size(tmp_path):
     with pytest.raises(UnsupportedOperatorError, match="shapes="):
         read(path, tmp_path, {"x": ("n", 4)})
     compare(read(path, tmp_path, {"x": (3, 4)}), loaded, [X[0]])
+
+
+def test_a_write_in_place_that_cannot_be_translated_is_never_left_out(tmp_path):
+    class Puts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("at", torch.tensor([0, 2]))
+
+        def forward(self, x):
+            a = x.clone()
+            a[:, self.at] = 7.0
+            return a
+
+    path = tmp_path / "puts.pt"
+    torch.jit.trace(Puts(), torch.zeros(4, 5)).save(str(path))
+    with pytest.raises(UnsupportedOperatorError, match="index_put_"):
+        IRTranslator().parse(path, shapes={"x": (4, 5)})

@@ -51,7 +51,7 @@ def why_not_scalable(layer: ir.Node) -> str:
         return f"the weights of {describe(layer)} are {weight.dtype}, in which folding would lose precision"
     if operand(layer, 2) is not None and bias is None:
         return f"the bias of {describe(layer)} is not constant"
-    if layer.op_type == "Gemm" and bias is not None and bias.size not in {1, bias.shape[-1]}:
+    if layer.op_type == "Gemm" and bias is not None and bias.size != 1 and bias.size != bias.shape[-1]:
         return f"the bias of {describe(layer)} differs from row to row"
     result = layer.outputs[0]
     if only_user(result) is None:
@@ -129,7 +129,7 @@ def why_not_weighable(layer: ir.Node) -> str:
         return f"the bias of {describe(layer)} is not constant"
     if layer.op_type == "Gemm" and attribute(layer, "transA", 0):
         return f"{describe(layer)} transposes its input"
-    if layer.op_type == "Gemm" and bias is not None and bias.size not in {1, bias.shape[-1]}:
+    if layer.op_type == "Gemm" and bias is not None and bias.size != 1 and bias.size != bias.shape[-1]:
         return f"the bias of {describe(layer)} differs from row to row"
     return ""
 

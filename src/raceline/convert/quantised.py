@@ -12,11 +12,16 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+_SMALLEST, _LARGEST = 1e-30, 1e30
+
+
 def per_tensor(node: ir.Node) -> tuple[Array, Array | None] | None:
-    """Scale and zero point (None: zero) of a node that has one constant of each; None for any other."""
+    """Scale and zero point (None: zero) of a node with one sound constant of each; None for any other."""
     scale, zero = constant(operand(node, 1)), constant(operand(node, 2))
     if scale is None or scale.size != 1 or scale.ndim > 1:
         return None
+    if not _SMALLEST <= float(scale.reshape(())) <= _LARGEST:
+        return None  # negative, zero or so large that products overflow: such numbers do not come back
     if operand(node, 2) is not None and (zero is None or zero.size != 1):
         return None
     return scale, zero

@@ -24,14 +24,16 @@ def splice(scope: Scope, body: ir.Graph, arguments: Sequence[ir.Value], before: 
         what the graph's outputs are now: values of the copies, arguments, or values from around it.
     """
     copy = body.clone(allow_outer_scope_values=True)
-    for parameter, argument in zip(copy.inputs, arguments, strict=True):
-        parameter.replace_all_uses_with(argument, replace_graph_outputs=True)
+    given = dict(zip(copy.inputs, arguments, strict=True))
+    results = [given.get(value, value) for value in copy.outputs]
+    copy.outputs.clear()
+    for parameter, argument in given.items():
+        parameter.replace_all_uses_with(argument)
     for weight in list(copy.initializers.values()):
         del copy.initializers[str(weight.name)]
         weight.name = scope.name(str(weight.name))
         scope.program.graph.register_initializer(weight)
-    results, nodes = list(copy.outputs), list(copy)
-    copy.outputs.clear()
+    nodes = list(copy)
     copy.remove(nodes)
     for node in nodes:
         node.name = scope.name(node.name or node.op_type)

@@ -18,6 +18,7 @@ from raceline.convert.graph import (
     is_op,
     only_user,
     operand,
+    shape_of,
 )
 from raceline.convert.linear import (
     input_channels,
@@ -58,6 +59,9 @@ def check(match: Match, scope: Scope) -> str:
     before, layer = match.nodes
     if why_not := why_not_weighable(layer):
         return why_not
+    shape, weight = shape_of(match.values["x"]), constant(operand(layer, 1))
+    if shape is None or weight is None or len(shape) != weight.ndim or shape[1] != input_channels(layer):
+        return f"{describe(before)} stretches {match.values['x'].name!r}, or may"
     numbers = _numbers(match)
     if numbers is None:
         return f"what {describe(before)} does is not one constant for each channel of {describe(layer)}"

@@ -44,7 +44,9 @@ def check(match: Match, scope: Scope) -> str:
     if not np.isfinite(table).all():
         return "the matrix holds NaN or infinity, which times zero is NaN in every row"
     index = match.values["index"]
-    return "" if scope.opset >= 13 and index.dtype is not None else "the type of the index is unknown"
+    if scope.opset < 13 or index.dtype is None or index.dtype.name not in {"INT32", "INT64"}:
+        return "the index has a type by which nothing can be looked up"
+    return ""
 
 
 def rewrite(match: Match, scope: Scope) -> str:

@@ -18,6 +18,7 @@ from raceline.convert.graph import (
     only_user,
     operand,
     producer,
+    rank,
 )
 from raceline.ir import Model
 
@@ -51,7 +52,11 @@ def check(match: Match, scope: Scope) -> str:
     if len(gather.inputs[0].uses()) != 1:  # type: ignore[union-attr]  # it is constant, so it is there
         return f"the table of {describe(gather)} is used elsewhere too"
     for value in node.inputs:
-        if value is not None and value is not rows and _within_a_row(value, table) is None:
+        if value is None or value is rows:
+            continue
+        if (rank(value) or 0) > (rank(rows) or 0):
+            return f"{value.name!r} has more axes than the rows"
+        if _within_a_row(value, table) is None:
             return f"{value.name!r} differs from row to row"
     return ""
 

@@ -39,7 +39,7 @@ def check(match: Match, scope: Scope) -> str:
     turns, body = match.values["turns"], match.values["body"]
     if turns < 1:
         return "it never turns, and what it would have collected has no known shape"
-    nodes = turns * len(body)
+    nodes = turns * max(1, sum(1 for _ in body.all_nodes()))
     return f"written out it would be {nodes} nodes, more than {MOST_NODES}" if nodes > MOST_NODES else ""
 
 

@@ -58,6 +58,7 @@ class Interpreter:
         self.read: dict[str, None] = {}
         self.written: dict[str, None] = {}
         self.assumed: dict[str, None] = {}
+        self.lost_writes: list[tuple[str, str]] = []  # whatever they should have changed would be wrong
         self._constants: dict[int, Tensor] = {}
         self._steps = 0
 
@@ -110,7 +111,7 @@ class Interpreter:
         Raises:
             UnsupportedOperatorError: they depend on something lost.
         """
-        causes = causes_in(list(items))
+        causes = [*causes_in(list(items)), *self.lost_writes]
         if causes:
             uses: dict[str, list[str]] = {}
             for op, name in dict.fromkeys(causes):
@@ -124,6 +125,12 @@ class Interpreter:
             raise BadModelError(f"{self.source} is broken", f"nothing writes {name!r}") from None
 
     def _node(self, node: Node, env: dict[str, Any]) -> Sequence[Any]:
+        results = self._outcome(node, env)
+        if node.op.endswith("_") and not node.op.endswith("__"):
+            self.lost_writes += causes_in(list(results))
+        return results
+
+    def _outcome(self, node: Node, env: dict[str, Any]) -> Sequence[Any]:
         arguments = [self._get(name, env) for name in node.inputs]
         try:
             with self.b.at(node.name):
