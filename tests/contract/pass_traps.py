@@ -186,7 +186,7 @@ MORE = [
     ),
     Trap(
         "cancel_quantisation",
-        "a scale of zero",
+        "a scale so large that products overflow",
         "(int8[2,4] q, float s, int8 z) => (int8[2,4] y) "
         "{ x = DequantizeLinear(q, s, z) y = QuantizeLinear(x, s, z) }",
         "rounds anew",

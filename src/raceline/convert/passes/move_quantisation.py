@@ -57,7 +57,7 @@ def check(match: Match, scope: Scope) -> str:
     mover = match.nodes[-1] if match.values["forward"] else match.nodes[0]
     for end in ends:
         if per_tensor(end) is None:
-            return f"{describe(end)} has a scale for each channel, or one that is computed"
+            return f"{describe(end)} has a scale for each channel, or none that is constant and sound"
         if not is_small(quantised(end)):
             return f"{describe(end)} is of no 8-bit type"
         if attribute(end, "block_size", 0):
