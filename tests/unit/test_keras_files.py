@@ -165,7 +165,7 @@ def foreign(file):
 
 def virtual(file):
     layout = h5py.VirtualLayout((3, 2), "f4")
-    layout[:] = h5py.VirtualSource("/tmp/other.h5", "x", (3, 2))
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "x", (3, 2))
     file.create_group("layers/dense/vars").create_virtual_dataset("0", layout)
     file["layers/dense/vars/1"] = BIAS
 
