@@ -101,6 +101,34 @@ MORE = [
         {"f": (4, 1), "w": (4, 3)},
     ),
     Trap(
+        "fold_into_next",
+        "a factor that lifts weights over the largest float",
+        "(float[N,4] x, float[4] f, float[4,3] w) => (float[N,3] y) { h = Mul(x, f) y = Gemm(h, w) }",
+        "over the largest float32",
+        {"f": f32([1e30] * 4), "w": f32([[1e10] * 3] * 4)},
+    ),
+    Trap(
+        "fold_affine",
+        "a factor that pushes weights under the smallest float",
+        "(float[N,4] x, float[3] f, float[4,3] w) => (float[N,3] y) { h = Gemm(x, w) y = Mul(h, f) }",
+        "under the smallest float32",
+        {"f": f32([1e-30] * 3), "w": f32([[1e-10] * 3] * 4)},
+    ),
+    Trap(
+        "fold_batch_norm",
+        "factors that lift weights over the largest float",
+        "(float[N,3,4,4] x, float[3,3,1,1] w, float[3] s, float[3] b, float[3] m, float[3] v) => "
+        "(float[N,3,4,4] y) { h = Conv(x, w) y = BatchNormalization(h, s, b, m, v) }",
+        "over the largest float32",
+        {
+            "w": np.full((3, 3, 1, 1), 1e10, np.float32),
+            "s": f32([1e30] * 3),
+            "b": (3,),
+            "m": (3,),
+            "v": f32([1.0] * 3),
+        },
+    ),
+    Trap(
         "fuse_rms_norm",
         "a mean over another axis that is dropped",
         "(float[4,4] x, float e) => (float[4,4] y) { s = Mul(x, x) m = ReduceMean<axes = [0], keepdims = 0>(s) "

@@ -59,27 +59,56 @@ def why_not_scalable(layer: ir.Node) -> str:
     return ""
 
 
-def scale_and_shift(scope: Scope, layer: ir.Node, scale: Array, shift: Array) -> None:
-    """Change a layer so that it gives `scale * y + shift` where it gave `y`; computed in double precision.
+def scaled(layer: ir.Node, scale: Array, shift: Array) -> tuple[Array, Array]:
+    """Weights and bias with which a layer gives `scale * y + shift` where it gave `y`; in double precision.
 
     Args:
-        scope: the graph the layer is in.
         layer: one for which `why_not_scalable` is silent.
         scale: (channels,) factors.
         shift: (channels,) offsets.
     """
     weight, bias = constant(operand(layer, 1)), constant(operand(layer, 2))
     assert weight is not None
-    old_bias = np.zeros(1) if bias is None else bias.reshape(-1).astype(np.float64)
-    if layer.op_type == "Gemm":
-        old_bias = old_bias * attribute(layer, "beta", 1.0)
-        layer.attributes.pop("beta", None)
-    new_bias = np.broadcast_to(old_bias * scale + shift, scale.shape).astype(weight.dtype)
-    new_weight = (weight.astype(np.float64) * _along_weight(layer, weight, scale)).astype(weight.dtype)
+    with np.errstate(all="ignore"):
+        old_bias = _wide_bias(layer, bias)
+        wide = weight.astype(np.float64) * _along_weight(layer, weight, scale)
+        return wide, np.broadcast_to(old_bias * scale + shift, scale.shape)
+
+
+def why_not_folded(layer: ir.Node, folded: tuple[Array, Array]) -> str:
+    """Why the numbers of `scaled` or `weighed` do not fit the layer's type; empty where they do.
+
+    Factors can be harmless by themselves and lift weights over the largest number of their type, or push
+    them all under its smallest one.
+    """
+    old = constant(operand(layer, 1))
+    assert old is not None
+    limits = np.finfo(old.dtype)
+    if any(not (np.abs(array) <= limits.max).all() for array in folded):
+        return f"the factors would lift the weights of {describe(layer)} over the largest {old.dtype}"
+    size = np.abs(folded[0]).max(initial=0)
+    if size < limits.tiny <= np.abs(old).max(initial=0) and size > 0:
+        return f"the factors would push the weights of {describe(layer)} under the smallest {old.dtype}"
+    return ""
+
+
+def replace_weights(scope: Scope, layer: ir.Node, folded: tuple[Array, Array]) -> None:
+    """Give a layer the weights and the bias of `scaled` or `weighed`."""
+    old = constant(operand(layer, 1))
+    assert old is not None
+    layer.attributes.pop("beta", None)  # it is in the bias
     name = str(layer.inputs[1].name if layer.inputs[1] is not None else layer.name).split("_folded")[0]
     layer.resize_inputs(3)
-    layer.replace_input_with(1, scope.add_constant(f"{name}_folded", new_weight))
-    layer.replace_input_with(2, scope.add_constant(f"{name}_folded_bias", new_bias))
+    layer.replace_input_with(1, scope.add_constant(f"{name}_folded", folded[0].astype(old.dtype)))
+    layer.replace_input_with(2, scope.add_constant(f"{name}_folded_bias", folded[1].astype(old.dtype)))
+
+
+def _wide_bias(layer: ir.Node, bias: Array | None) -> Array:
+    """A layer's bias in double precision, one number for all channels or one each."""
+    if bias is None:
+        return np.zeros(1)
+    beta = attribute(layer, "beta", 1.0) if layer.op_type == "Gemm" else 1.0
+    return bias.reshape(-1).astype(np.float64) * beta
 
 
 def _along_weight(layer: ir.Node, weight: Array, scale: Array) -> Array:
@@ -148,11 +177,10 @@ def per_input_channel(array: Array, layer: ir.Node) -> Array | None:
     return np.broadcast_to(full.reshape(-1).astype(np.float64), (channels,))
 
 
-def scale_and_shift_input(scope: Scope, layer: ir.Node, scale: Array, shift: Array) -> None:
-    """Change a layer so that it gives for `x` what it gave for `scale * x + shift`; in double precision.
+def weighed(layer: ir.Node, scale: Array, shift: Array) -> tuple[Array, Array]:
+    """Weights and bias with which a layer gives for `x` what it gave for `scale * x + shift`.
 
     Args:
-        scope: the graph the layer is in.
         layer: one for which `why_not_weighable` is silent; where it pads, the shift must be zero.
         scale: (input channels,) factors.
         shift: (input channels,) offsets.
@@ -160,24 +188,18 @@ def scale_and_shift_input(scope: Scope, layer: ir.Node, scale: Array, shift: Arr
     weight, bias = constant(operand(layer, 1)), constant(operand(layer, 2))
     assert weight is not None
     wide = weight.astype(np.float64)
-    if layer.op_type == "Gemm":
-        rows = wide if attribute(layer, "transB", 0) else wide.T  # (outputs, inputs)
-        alpha, beta = attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)
-        moved = alpha * (rows @ shift)
-        new = rows * scale
-        new_weight = new if attribute(layer, "transB", 0) else new.T
-        layer.attributes.pop("beta", None)
-    else:
-        beta, group = 1.0, attribute(layer, "group", 1)
-        by_group = wide.reshape(group, -1, *wide.shape[1:])  # (group, outputs, inputs / group, kernel)
-        factors, offsets = (n.reshape(group, 1, -1, *[1] * (wide.ndim - 2)) for n in (scale, shift))
-        moved = (by_group * offsets).reshape(wide.shape[0], -1).sum(1)
-        new_weight = (by_group * factors).reshape(wide.shape)
-    old = np.zeros(1) if bias is None else bias.reshape(-1).astype(np.float64) * beta
-    name = str(layer.inputs[1].name if layer.inputs[1] is not None else layer.name).split("_folded")[0]
-    layer.resize_inputs(3)
-    layer.replace_input_with(1, scope.add_constant(f"{name}_folded", new_weight.astype(weight.dtype)))
-    layer.replace_input_with(2, scope.add_constant(f"{name}_folded_bias", (old + moved).astype(weight.dtype)))
+    with np.errstate(all="ignore"):
+        if layer.op_type == "Gemm":
+            rows = wide if attribute(layer, "transB", 0) else wide.T  # (outputs, inputs)
+            moved = attribute(layer, "alpha", 1.0) * (rows @ shift)
+            new = rows * scale if attribute(layer, "transB", 0) else (rows * scale).T
+        else:
+            group = attribute(layer, "group", 1)
+            by_group = wide.reshape(group, -1, *wide.shape[1:])  # (group, outputs, inputs / group, kernel)
+            factors, offsets = (n.reshape(group, 1, -1, *[1] * (wide.ndim - 2)) for n in (scale, shift))
+            moved = (by_group * offsets).reshape(wide.shape[0], -1).sum(1)
+            new = (by_group * factors).reshape(wide.shape)
+        return new, _wide_bias(layer, bias) + moved
 
 
 def settle_convolution(node: ir.Node) -> None:

@@ -9,7 +9,15 @@ import numpy as np
 from raceline.convert.elementwise import second_operand
 from raceline.convert.example import model_from_text
 from raceline.convert.graph import Array, Match, Scope, constant, describe, is_op
-from raceline.convert.linear import layer_before, num_channels, per_channel, scale_and_shift, why_not_scalable
+from raceline.convert.linear import (
+    layer_before,
+    num_channels,
+    per_channel,
+    replace_weights,
+    scaled,
+    why_not_folded,
+    why_not_scalable,
+)
 from raceline.ir import Model
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def check(match: Match, scope: Scope) -> str:
     scale, shift = _scale_and_shift(node, numbers, match.values["reversed"])
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return f"the constant of {describe(node)} makes weights that are not finite"
-    return ""
+    return why_not_folded(layer, scaled(layer, scale, shift))
 
 
 def rewrite(match: Match, scope: Scope) -> str:
@@ -55,7 +63,8 @@ def rewrite(match: Match, scope: Scope) -> str:
     layer, node = match.nodes
     numbers = per_channel(match.values["array"], layer)
     assert numbers is not None and num_channels(layer) == numbers.size
-    scale_and_shift(scope, layer, *_scale_and_shift(node, numbers, match.values["reversed"]))
+    folded = scaled(layer, *_scale_and_shift(node, numbers, match.values["reversed"]))
+    replace_weights(scope, layer, folded)
     scope.replace(match.result, layer.outputs[0])
     scope.remove((node,))
     return "the weights and the bias take over a factor or an offset per channel"

@@ -8,7 +8,14 @@ import numpy as np
 
 from raceline.convert.example import model_from_text
 from raceline.convert.graph import Array, Match, Scope, attribute, constant, describe, is_op, operand
-from raceline.convert.linear import layer_before, num_channels, scale_and_shift, why_not_scalable
+from raceline.convert.linear import (
+    layer_before,
+    num_channels,
+    replace_weights,
+    scaled,
+    why_not_folded,
+    why_not_scalable,
+)
 from raceline.ir import Model
 
 if TYPE_CHECKING:
@@ -44,13 +51,13 @@ def check(match: Match, scope: Scope) -> str:
         return f"{describe(norm)} has {scale.size} channels and {describe(layer)} {num_channels(layer)}"
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return f"the variance of {describe(norm)} is negative, or its numbers are not finite"
-    return ""
+    return why_not_folded(layer, scaled(layer, scale, shift))
 
 
 def rewrite(match: Match, scope: Scope) -> str:
     """Scale the layer's weights and give it a bias."""
     layer, norm = match.nodes
-    scale_and_shift(scope, layer, *_scale_and_shift(norm))
+    replace_weights(scope, layer, scaled(layer, *_scale_and_shift(norm)))
     scope.replace(match.result, layer.outputs[0])
     scope.remove((norm,))
     return "in inference it is a factor and an offset per channel, which the weights and the bias take over"

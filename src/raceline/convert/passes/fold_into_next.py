@@ -23,7 +23,9 @@ from raceline.convert.graph import (
 from raceline.convert.linear import (
     input_channels,
     per_input_channel,
-    scale_and_shift_input,
+    replace_weights,
+    weighed,
+    why_not_folded,
     why_not_weighable,
 )
 from raceline.ir import Model
@@ -73,7 +75,7 @@ def check(match: Match, scope: Scope) -> str:
     )
     if is_op(layer, "Conv") and shift.any() and pads:
         return f"{describe(layer)} pads with zeros, which the offset of {describe(before)} does not reach"
-    return ""
+    return why_not_folded(layer, weighed(layer, scale, shift))
 
 
 def rewrite(match: Match, scope: Scope) -> str:
@@ -81,7 +83,7 @@ def rewrite(match: Match, scope: Scope) -> str:
     before, layer = match.nodes
     numbers = _numbers(match)
     assert numbers is not None
-    scale_and_shift_input(scope, layer, *numbers)
+    replace_weights(scope, layer, weighed(layer, *numbers))
     layer.replace_input_with(0, match.values["x"])
     scope.remove((before,))
     return "the weights and the bias of the layer behind take over a factor and an offset per channel"
