@@ -173,6 +173,16 @@ def test_explain_tells_what_was_done_and_why(run, net):
     assert told["nodes_before"] == 3 and told["nodes_after"] == 1
 
 
+def test_a_conversion_tells_why(run, net, tmp_path):
+    target = tmp_path / "fused.onnx"
+    code, out, _ = run(net, "--to", "onnx", "-o", target, "--optimise", "--why")
+    assert code == 0 and "fuse_conv_activation" in out and "rewrote 1" in out and "proven" in out
+    code, out, _ = run(net, "--to", "onnx", "-o", target, "--optimise", "--why", "--json")
+    assert code == 0 and json.loads(out)["why"]["nodes_after"] == 1
+    code, _, err = run(net, "--to", "onnx", "-o", target, "--why")
+    assert code == 2 and "--optimise" in err
+
+
 def test_explain_tells_what_was_left_and_why(run, tmp_path):
     model = model_from_text(
         """<ir_version: 8, opset_import: ["" : 17]>

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from raceline.cli.options import Json, MemoryLimit, Shapes, Values, pairs, shape
 
 if TYPE_CHECKING:
-    from raceline.convert import Comparison, Equivalence, Inspection
+    from raceline.convert import Comparison, Equivalence, Explanation, Inspection
     from raceline.ir import Limits, Model
 
 
@@ -51,6 +51,9 @@ def write(
         bool,
         typer.Option("--optimise", help="Run the passes first; else the model is written as it was read."),
     ] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="With --optimise: list what each pass rewrote or left, and why.")
+    ] = False,
     prove: Annotated[
         bool, typer.Option(help="Run what was written in its own runtime and compare it with the model.")
     ] = True,
@@ -64,16 +67,20 @@ def write(
 
     Example: raceline convert detector.onnx --to openvino -o detector_ir --set fp16=true
     """
-    from raceline.convert import IRTranslator, parsed_options, settle
+    from raceline.convert import IRTranslator, explanation_of, parsed_options, settle
     from raceline.convert import prove as prove_written
+    from raceline.core.errors import ConfigError
     from raceline.loop import TerminalProgress
 
+    if why and not optimise:
+        raise ConfigError("--why lists what --optimise did", "nothing was optimised", "Give both.")
     progress = TerminalProgress()
     translator = IRTranslator()
     options = {} if to == "bundle" else parsed_options(to, pairs(settings or [], "--set", str))
     with progress.step("read"):
         source = _open(model, format, memory_limit)
     made = translator.optimize(source, progress=progress) if optimise else source
+    story = explanation_of(source, made, [*translator.rewrites, *translator.refusals]) if why else None
     with progress.step(f"write {to}"):
         written = translator.export(made, out, output_format=to, **options)
     files = written if isinstance(written, list) else [written.folder / name for name in written.files]
@@ -86,8 +93,12 @@ def write(
         proof = prove_written(known, to, out, sizes=cases, options=options, progress=progress)
     _print(
         as_json,
-        {"files": [str(path) for path in files], "proof": proof and proof.to_json()},
-        lambda: _written(files, proof),
+        {
+            "files": [str(path) for path in files],
+            "proof": proof and proof.to_json(),
+            "why": story and story.to_json(),
+        },
+        lambda: _written(files, proof, story),
     )
     if proof is not None and not proof.ok:
         raise typer.Exit(1)
@@ -244,9 +255,11 @@ def _print(as_json: bool, data: dict[str, Any], show: Callable[[], None]) -> Non
         show()
 
 
-def _written(files: list[Path], proof: "Equivalence | None") -> None:
+def _written(files: list[Path], proof: "Equivalence | None", story: "Explanation | None") -> None:
     from raceline.core.units import format_bytes
 
+    if story is not None:
+        typer.echo("\n".join([*story.lines(), ""]))
     for path in files:
         typer.echo(f"{path}  {format_bytes(path.stat().st_size)}")
     if proof is None:

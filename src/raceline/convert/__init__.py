@@ -3,7 +3,7 @@
 from raceline.convert.catalogue import Format, formats_table, known_formats
 from raceline.convert.comparing import Comparison, compare_models
 from raceline.convert.equivalence import Difference, Divergence, Equivalence, differences, verify
-from raceline.convert.explaining import Explanation, explain_model
+from raceline.convert.explaining import Explanation, explain_model, explanation_of
 from raceline.convert.inspecting import Inspection, inspect_model
 from raceline.convert.measure import Bench
 from raceline.convert.opening import open_model
@@ -30,6 +30,7 @@ __all__ = [
     "compare_models",
     "differences",
     "explain_model",
+    "explanation_of",
     "formats_table",
     "inspect_model",
     "known_formats",

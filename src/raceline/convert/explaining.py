@@ -101,10 +101,25 @@ def explain_model(
     for name in asked:
         rewrite.load(name)
     result, report = rewrite.optimise(model, progress=progress)
+    return explanation_of(model, result, report, passes=asked)
+
+
+def explanation_of(
+    source: Model, result: Model, report: Sequence[Rewrite | Refusal], *, passes: Iterable[str] | None = None
+) -> Explanation:
+    """The stories of an optimisation that was done.
+
+    Args:
+        source: the model before it.
+        result: the model after it.
+        report: its rewrites and refusals.
+        passes: whose stories; None for all.
+    """
+    asked = rewrite.names() if passes is None else list(passes)
     stories = [_story(name, report) for name in rewrite.names() if name in asked]
     return Explanation(
-        name=model.name,
-        nodes_before=len(model.program.graph),
+        name=source.name,
+        nodes_before=len(source.program.graph),
         nodes_after=len(result.program.graph),
         stories=tuple(story for story in stories if story.rewrites or story.refusals),
         idle=tuple(s.pass_name for s in stories if not s.rewrites and not s.refusals),
