@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from raceline.ir.platform import EngineChoice
 
 # Instructions that add 8-bit products into 32 bits without a saturating step between.
-_EXACT_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8", "dotprod", "i8mm"}
+EXACT_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8", "dotprod", "i8mm"}
 
 
 def suitable_engines(architecture: str, instruction_sets: Collection[str]) -> tuple[EngineChoice, ...]:
@@ -61,7 +61,7 @@ def _onnxruntime(architecture: str, has: set[str]) -> EngineChoice:
 
 def _int8_note(has: set[str]) -> str:
     """How INT8 comes out here."""
-    exact = sorted(has & _EXACT_INT8)
+    exact = sorted(has & EXACT_INT8)
     if exact:
         return f"int8 by {', '.join(exact)}"
     return "int8 products saturate without VNNI, so weights need 7 bits"

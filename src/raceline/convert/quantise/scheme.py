@@ -1,0 +1,51 @@
+"""How whole numbers stand for real ones, as it suits an engine on a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from raceline.convert.quantise.ranges import METHODS, Method
+from raceline.core.errors import ConfigError
+from raceline.ir import PlatformProfile
+from raceline.ir.engine_rules import EXACT_INT8
+
+@dataclass(frozen=True)
+class Scheme:
+    """How to quantise.
+
+    Attributes:
+        activations: "uint8" with a zero point anywhere, or "int8" around zero.
+        weight_bits: 8, or 7 where products of 8 bits would overflow the machine's 16-bit sums.
+        per_channel: a scale for each output channel of a weight.
+        method: how ranges of activations are found.
+        results: whether the results of quantised convolutions are quantised at once, as ONNX Runtime's kernels
+            want it; else only what such nodes read, and the engine decides.
+    """
+
+    activations: Literal["uint8", "int8"] = "uint8"
+    weight_bits: int = 8
+    per_channel: bool = True
+    method: Method = "minmax"
+    results: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"there is no method {self.method!r}", f"there are {', '.join(METHODS)}")
+        if self.weight_bits not in {4, 5, 6, 7, 8}:
+            raise ConfigError(f"weights cannot have {self.weight_bits} bits", "4 to 8 are possible")
+        if self.activations not in {"uint8", "int8"}:
+            raise ConfigError(f"activations cannot be {self.activations}", "uint8 and int8 are possible")
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """NumPy's type of quantised activations."""
+        return np.dtype(self.activations)
+
+
+def scheme_for(engine: str, platform: PlatformProfile, *, method: Method = "minmax") -> Scheme:
+    """What suits an engine's kernels on a machine."""
+    exact = platform.architecture != "x86_64" or bool(EXACT_INT8 & set(platform.instruction_sets))
+    return Scheme(weight_bits=8 if exact else 7, results=engine == "onnxruntime", method=method)
