@@ -109,9 +109,7 @@ def _name_all(graph: ir.Graph) -> None:
         node.name = node.name or f"{node.op_type}_{place}"
 
 
-def _chosen(
-    graph: ir.Graph, scheme: Scheme, keep: Collection[str]
-) -> tuple[list[Layer], dict[str, str]]:
+def _chosen(graph: ir.Graph, scheme: Scheme, keep: Collection[str]) -> tuple[list[Layer], dict[str, str]]:
     layers, refused = layers_of(graph)
     chosen = []
     for layer in layers:
@@ -206,7 +204,6 @@ class _Writer:
             return max(high, -low) / 127, 0
         scale = (high - low) / (int(info.max) - int(info.min))
         return scale, round(int(info.min) - low / scale)
-
 
     def weights(self, layer: Layer) -> None:
         """Quantise a layer's weights and bias."""

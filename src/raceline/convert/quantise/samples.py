@@ -43,9 +43,7 @@ class Samples:
             raise ConfigError("one batch cannot be split into two halves", "", "Give more samples.")
         halves = self.batches[::2], self.batches[1::2]
         total = len(self.batches)
-        first, second = (
-            Samples(half, self.origin, self.items * len(half) // total or 1) for half in halves
-        )
+        first, second = (Samples(half, self.origin, self.items * len(half) // total or 1) for half in halves)
         return first, second
 
 

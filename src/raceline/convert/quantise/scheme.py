@@ -12,6 +12,7 @@ from raceline.core.errors import ConfigError
 from raceline.ir import PlatformProfile
 from raceline.ir.engine_rules import EXACT_INT8
 
+
 @dataclass(frozen=True)
 class Scheme:
     """How to quantise.
