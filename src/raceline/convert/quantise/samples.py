@@ -116,19 +116,17 @@ def from_file(signature: Signature, path: str | Path, *, batch: int = 8, limit: 
     if not path.is_file():
         raise ConfigError(f"there is no calibration data at {str(path)!r}", "", "Give a .npz or .npy file.")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {signature.inputs[0].name: loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            named = isinstance(loaded, np.lib.npyio.NpzFile)
+            arrays = {name: loaded[name] for name in loaded.files} if named else {"": loaded}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
         raise ConfigError(
             f"{path.name} is no calibration data",
             str(error)[:200],
             "Save it with numpy.savez(FILE, INPUT=array, ...), axis 0 counting the items.",
         ) from error
-    if len(arrays) == 1 and len(signature.inputs) == 1:
+    if len(arrays) == 1 and len(signature.inputs) == 1:  # then its name does not matter
         arrays = {signature.inputs[0].name: next(iter(arrays.values()))}
     few = {name: array[:limit] if array.ndim else array for name, array in arrays.items()}
     return from_arrays(signature, few, batch=batch, origin=path.name)
