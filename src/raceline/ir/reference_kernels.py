@@ -252,32 +252,6 @@ def pad(x: Array, pads: Ints, mode: str, value: Any, axes: Ints | None = None) -
     return np.asarray(np.pad(cut, grown, mode=mode, **options))  # type: ignore[call-overload]
 
 
-def upsample(x: Array, scales: Sequence[float], mode: str) -> Array:
-    """Resize as it was before opset 11: output position i sees input position i / scale.
-
-    Args:
-        x: any shape.
-        scales: one per axis.
-        mode: nearest or linear.
-    """
-    for axis, scale in enumerate(scales):
-        if scale == 1:
-            continue
-        size = x.shape[axis]
-        # In single precision, as the scale is: 5 * 0.6 must count as 3.
-        seen = np.arange(int(np.float32(size) * np.float32(scale)), dtype=np.float32) / np.float32(scale)
-        if mode == "nearest":
-            # The standard is silent here; runtimes round up when shrinking.
-            chosen = np.ceil(seen) if scale < 1 else np.floor(seen)
-            x = x.take(np.minimum(chosen.astype(int), size - 1), axis)
-            continue
-        low = np.minimum(np.floor(seen).astype(int), size - 1)
-        lower = x.take(low, axis)
-        part = (np.minimum(seen, size - 1) - low).reshape(-1, *[1] * (x.ndim - axis - 1)).astype(x.dtype)
-        x = lower + (x.take(np.minimum(low + 1, size - 1), axis) - lower) * part
-    return x
-
-
 def dequantize(x: Array, scale: Array, zero: Array | None = None, axis: int = 1) -> Array:
     """(x - zero) * scale, per tensor or per slice of an axis.
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from raceline.ir import reference_kernels as kernels
 from raceline.ir.reference_loops import loops
+from raceline.ir.reference_places import grid_sample
 from raceline.ir.reference_recurrent import ACTIVATIONS, recurrent
+from raceline.ir.reference_resize import Resampling, resize, upsample
 from raceline.ir.reference_trees import tree_ensemble
 
 Outputs = tuple[Any, ...]
@@ -248,11 +250,8 @@ def _global_lp_pool(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
 
 
 def _grid_sample(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
-    """The modes were called otherwise at opset 16."""
-    names = {"bilinear": "linear", "bicubic": "cubic"}
-    mode = given.get("mode", "linear")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
-    return _original(op, _with_attributes(op.onnx_node, mode=names.get(mode, mode)), inputs)
+    """The evaluator moves a place outside to the edge before it looks around it, and is slow."""
+    return (grid_sample(*inputs, **given),)
 
 
 def _mean(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
@@ -282,17 +281,18 @@ def _pad(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
 
 
 def _resize(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
-    """At opset 10 the second input holds the scales; the evaluator reads a later layout."""
-    if _opset(op) > 10:
-        return _original(op, op.onnx_node, inputs)
-    return _upsample(op, inputs, given)
+    """The evaluator rounds fractional scales otherwise than runtimes, and misses the mode for one position."""
+    if _opset(op) == 10:
+        return _upsample(op, inputs, given)  # the second input holds the scales
+    axes = given.pop("axes", None)
+    roi, scales, sizes = (x if x is not None and x.size else None for x in (*inputs[1:], None, None, None)[:3])
+    return (resize(inputs[0], Resampling(**given), scales=scales, sizes=sizes, roi=roi, axes=axes),)
 
 
 def _upsample(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
     """The evaluator knows one mode of one version."""
-    mode = given.get("mode", "nearest")
     scales = given["scales"] if "scales" in given else inputs[1]
-    return (kernels.upsample(inputs[0], scales, mode.decode() if isinstance(mode, bytes) else mode),)
+    return (upsample(inputs[0], scales, given.get("mode", "nearest")),)
 
 
 def _scatter(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
