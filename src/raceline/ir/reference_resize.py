@@ -6,7 +6,7 @@ each of them sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,13 +69,18 @@ def resize(
         of x's element type; integers are rounded towards zero, as runtimes do.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: neither scales nor sizes, or both; an unknown mode.
     """
     chosen = [axis % x.ndim for axis in (range(x.ndim) if axes is None else axes)]
     lengths = [x.shape[axis] for axis in chosen]
     crop = roi if how.coordinate_transformation_mode == "tf_crop_and_resize" and roi is not None else ()
     ends = list(zip(crop[: len(chosen)], crop[len(chosen) :], strict=True)) or [(0.0, 1.0)] * len(chosen)
-    plan = _by_scales(lengths, scales, ends) if scales is not None else _by_sizes(lengths, sizes or (), ends, how)
+    if (scales is None) == (sizes is None):
+        raise ValueError("Resize needs either scales or sizes, and not both")
+    if sizes is None:
+        plan = _by_scales(lengths, scales if scales is not None else (), ends)
+    else:
+        plan = _by_sizes(lengths, sizes, ends, how)
     if all(one.stays for one in plan):
         return x
     # Nearest neighbours are never mixed; everything else is, in double precision.
@@ -192,13 +197,14 @@ def _places(one: _Axis, how: Resampling, kind: type[np.floating[Any]]) -> Array:
 
 def _nearest(place: Array, mode: str) -> Array:
     """The input position nearest to each place."""
-    rounded: Callable[[Array], Array] = {
-        "round_prefer_floor": lambda at: np.ceil(at - at.dtype.type(0.5)),
-        "round_prefer_ceil": lambda at: np.floor(at + at.dtype.type(0.5)),
-        "floor": np.floor,
-        "ceil": np.ceil,
+    half = place.dtype.type(0.5)
+    rounded = {
+        "round_prefer_floor": np.ceil(place - half),
+        "round_prefer_ceil": np.floor(place + half),
+        "floor": np.floor(place),
+        "ceil": np.ceil(place),
     }[mode]
-    return rounded(place).astype(np.int64)
+    return np.asarray(rounded, np.int64)
 
 
 def _taps(place: Array, one: _Axis, how: Resampling) -> tuple[Array, Array]:
