@@ -72,3 +72,9 @@ def test_places_that_are_nowhere_break_nothing():
     with np.errstate(all="ignore"):
         for how in WAYS:
             assert grid_sample(floats(1, 1, 3, 3), grid, **how).shape == (1, 1, 1, 3)
+
+
+@pytest.mark.parametrize("wrong", [{"mode": "odd"}, {"padding_mode": "odd"}])
+def test_an_unknown_mode_is_told(wrong):
+    with pytest.raises(ValueError, match="'odd' is not one of|'odd' or padding_mode"):
+        grid_sample(floats(1, 1, 3, 3), floats(1, 2, 2, 2), **wrong)

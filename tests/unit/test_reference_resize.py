@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_ir_reference import floats, one_node, unread
 
+from raceline.core.errors import BadModelError
 from raceline.ir import Reference
 from raceline.ir.reference_resize import Resampling, resize
 
@@ -177,6 +178,9 @@ def test_a_scale_that_changes_no_length_changes_nothing():
     x = floats(3)
     for mode in ("nearest", "linear", "cubic"):
         assert resize(x, Resampling(mode), scales=[1.2]) is x
+        if mode != "nearest":
+            assert agrees(floats(1, 1, 3, 4), {"mode": mode, "antialias": 1}, scales=[1, 1, 1.2, 2])
+        assert agrees(floats(1, 1, 3, 4), {"mode": mode}, scales=[1, 1, 1.2, 2])
 
 
 def test_scales_are_single_precision():
@@ -235,3 +239,19 @@ def test_one_position_of_pytorch_half_pixel_is_the_first():
 
 def test_nothing_left_is_nothing():
     assert resize(floats(1, 3), Resampling("linear"), scales=[1, 0.2]).shape == (1, 0)
+
+
+@pytest.mark.parametrize("attribute", ["mode", "coordinate_transformation_mode", "nearest_mode"])
+def test_an_unknown_mode_is_told(attribute):
+    proto, feeds = one_node(
+        "Resize", 19, [floats(1, 3), None, np.array([1, 2], np.float32)], 1, **{attribute: "odd"}
+    )
+    with pytest.raises(BadModelError, match=f"{attribute} 'odd' is none of"):
+        Reference(unread(proto)).run(feeds)
+
+
+def test_what_is_missing_is_told():
+    with pytest.raises(ValueError, match="either scales or sizes"):
+        resize(floats(3), Resampling())
+    with pytest.raises(ValueError, match="needs the input roi"):
+        resize(floats(3), Resampling("linear", CROP), sizes=[2])

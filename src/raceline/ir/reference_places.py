@@ -34,8 +34,13 @@ def grid_sample(
 
     Returns:
         (N, C, *out), of x's element type.
+
+    Raises:
+        ValueError: a mode that the standard does not know.
     """
     mode, space = _MODES.get(mode, mode), x.shape[2:]
+    if mode not in {"nearest", "linear", "cubic"} or padding_mode not in {"zeros", "border", "reflection"}:
+        raise ValueError(f"the mode {mode!r} or padding_mode {padding_mode!r} is not one of the standard's")
     # Nearest neighbours in single precision, as engines find them: a place halfway is one for them too.
     kind = np.float64 if mode != "nearest" or grid.dtype == np.float64 else np.float32
     places = grid.reshape(grid.shape[0], -1, len(space))[..., ::-1].astype(kind)

@@ -15,9 +15,25 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
+_PLACES = (
+    "half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "asymmetric", "tf_half_pixel_for_nn",
+    "align_corners", "tf_crop_and_resize",
+)  # fmt: skip
+_KNOWN = {
+    "mode": ("nearest", "linear", "cubic"),
+    "coordinate_transformation_mode": _PLACES,
+    "nearest_mode": ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"),
+    "keep_aspect_ratio_policy": ("stretch", "not_larger", "not_smaller"),
+}
+
+
 @dataclass(frozen=True)
 class Resampling:
-    """The attributes of Resize, by the standard's names."""
+    """The attributes of Resize, by the standard's names.
+
+    Raises:
+        ValueError: a mode that the standard does not know.
+    """
 
     mode: str = "nearest"
     coordinate_transformation_mode: str = "half_pixel"
@@ -27,6 +43,11 @@ class Resampling:
     exclude_outside: int = 0
     extrapolation_value: float = 0.0
     keep_aspect_ratio_policy: str = "stretch"
+
+    def __post_init__(self) -> None:
+        for name, known in _KNOWN.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r} is none of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -69,24 +90,28 @@ def resize(
         of x's element type; integers are rounded towards zero, as runtimes do.
 
     Raises:
-        ValueError: neither scales nor sizes, or both; an unknown mode.
+        ValueError: neither scales nor sizes, or both; a crop without its roi.
     """
     chosen = [axis % x.ndim for axis in (range(x.ndim) if axes is None else axes)]
     lengths = [x.shape[axis] for axis in chosen]
-    crop = roi if how.coordinate_transformation_mode == "tf_crop_and_resize" and roi is not None else ()
-    ends = list(zip(crop[: len(chosen)], crop[len(chosen) :], strict=True)) or [(0.0, 1.0)] * len(chosen)
-    if (scales is None) == (sizes is None):
-        raise ValueError("Resize needs either scales or sizes, and not both")
-    if sizes is None:
-        plan = _by_scales(lengths, scales if scales is not None else (), ends)
-    else:
+    ends = [(0.0, 1.0)] * len(chosen)
+    if how.coordinate_transformation_mode == "tf_crop_and_resize":
+        if roi is None:
+            raise ValueError("tf_crop_and_resize needs the input roi")
+        ends = list(zip(roi[: len(chosen)], roi[len(chosen) :], strict=True))
+    if scales is not None and sizes is None:
+        plan = _by_scales(lengths, scales, ends)
+    elif sizes is not None and scales is None:
         plan = _by_sizes(lengths, sizes, ends, how)
+    else:
+        raise ValueError("Resize needs either scales or sizes, and not both")
     if all(one.stays for one in plan):
         return x
     # Nearest neighbours are never mixed; everything else is, in double precision.
     total = x if how.mode == "nearest" else x.astype(np.float64)
     for axis, one in zip(chosen, plan, strict=True):
-        if one.scale != 1 or not one.stays:
+        # One axis alone that keeps its length by a scale of 1.2 is resampled, but not, in runtimes, antialiased.
+        if not one.stays or (one.scale != 1 and not how.antialias):
             total = _resized(total, axis, one, how)
     if x.dtype.kind in "iu" and x.dtype.itemsize < 4:
         total = total.astype(np.float32)  # 2.9999999999 is a 3
@@ -173,26 +198,25 @@ def _places(one: _Axis, how: Resampling, kind: type[np.floating[Any]]) -> Array:
     half = kind(0.5)
     match how.coordinate_transformation_mode:
         case "half_pixel":
-            return np.asarray((i + half) / scale - half)
+            place = (i + half) / scale - half
         case "pytorch_half_pixel":
-            return (i + half) / scale - half if one.out > 1 else np.zeros_like(i)
+            place = (i + half) / scale - half if one.out > 1 else np.zeros_like(i)
         case "half_pixel_symmetric":
             offset = kind(one.size) / 2 * (1 - kind(one.out) / kind(one.target))
-            return np.asarray(offset + (i + half) / scale - half)
+            place = offset + (i + half) / scale - half
         case "asymmetric":
-            return np.asarray(i / scale)
+            place = i / scale
         case "tf_half_pixel_for_nn":  # of opset 11 only
-            return np.asarray((i + half) / scale)
+            place = (i + half) / scale
         case "align_corners":
             # By the target's length before it is rounded down, as the standard's own examples have it and its
             # author confirmed (https://github.com/onnx/onnx/issues/2462); runtimes take the rounded length.
-            return i * last / (kind(one.target) - 1) if one.out > 1 else np.zeros_like(i)
-        case "tf_crop_and_resize":
+            place = i * last / (kind(one.target) - 1) if one.out > 1 else np.zeros_like(i)
+        case _:  # a crop
             start, end = kind(one.start), kind(one.end)
-            if one.out > 1:
-                return np.asarray(start * last + i * (end - start) * last / kind(one.out - 1))
-            return np.full_like(i, half * (start + end) * last)
-    raise ValueError(f"coordinate_transformation_mode {how.coordinate_transformation_mode} is unknown")
+            step = (end - start) * last / kind(max(1, one.out - 1))
+            place = start * last + i * step if one.out > 1 else half * (start + end) * last + i
+    return np.asarray(place, kind)
 
 
 def _nearest(place: Array, mode: str) -> Array:
