@@ -321,3 +321,69 @@ def test_pooled_places_lead_back(tmp_path):
     windows = x.reshape(1, 2, 2, 3, 2, 3).max((2, 4))
     np.testing.assert_array_equal(found["m"], windows)
     np.testing.assert_array_equal(found["y"], np.where(x == windows.repeat(2, 1).repeat(2, 2), x, 0))
+
+
+def test_each_variable_is_one_of_its_own(tmp_path):
+    resource = TensorSpec("resource", ())
+    weights = {name: np.full((2, 3), number, np.float32) for name, number in (("a", 3), ("b", 10))}
+    handles = [
+        OperatorSpec("VAR_HANDLE", [], [f"h{n}"], ("VarHandleOptions", {"container": "", "shared_name": n}))
+        for n in weights
+    ]
+    reads = [OperatorSpec("READ_VARIABLE", [f"h{n}"], [n], ("ReadVariableOptions", {})) for n in weights]
+    main = GraphSpec(
+        {"x": F, "ha": resource, "hb": resource, "a": F, "b": F, "p": F, "y": F},
+        [
+            OperatorSpec("CALL_ONCE", [], [], ("CallOnceOptions", {"init_subgraph_index": 1})),
+            *handles,
+            *reads,
+            OperatorSpec("MUL", ["x", "a"], ["p"], ("MulOptions", {})),
+            OperatorSpec("ADD", ["p", "b"], ["y"], ("AddOptions", {})),
+        ],
+        ["x"],
+        ["y"],
+    )
+    assigns = [
+        OperatorSpec("ASSIGN_VARIABLE", [f"h{n}", f"c{n}"], [], ("AssignVariableOptions", {}))
+        for n in weights
+    ]
+    tensors = {"ha": resource, "hb": resource, "ca": weights["a"], "cb": weights["b"]}
+    setup = GraphSpec(tensors, [*handles, *assigns], [], [])
+    x = np.full((2, 3), 2, np.float32)
+    np.testing.assert_array_equal(run_reference(read(tmp_path, main, setup), {"x": x})["y"], 2 * x + 12)
+
+
+def test_a_variable_that_lasts_is_an_input_and_an_output(tmp_path):
+    """y = w + x, and w is y at the next call."""
+    resource = TensorSpec("resource", ())
+    handle = OperatorSpec(
+        "VAR_HANDLE", [], ["v"], ("VarHandleOptions", {"container": "", "shared_name": "w"})
+    )
+    assign = OperatorSpec("ASSIGN_VARIABLE", ["v", "y"], [], ("AssignVariableOptions", {}))
+    main = GraphSpec(
+        {"x": F, "v": resource, "w": F, "y": F},
+        [
+            OperatorSpec("CALL_ONCE", [], [], ("CallOnceOptions", {"init_subgraph_index": 1})),
+            handle,
+            OperatorSpec("READ_VARIABLE", ["v"], ["w"], ("ReadVariableOptions", {})),
+            OperatorSpec("ADD", ["x", "w"], ["y"], ("AddOptions", {})),
+            assign,
+        ],
+        ["x"],
+        ["y"],
+    )
+    first = np.full((2, 3), 0.5, np.float32)
+    setup = GraphSpec(
+        {"v": resource, "c": first},
+        [handle, OperatorSpec("ASSIGN_VARIABLE", ["v", "c"], [], ("AssignVariableOptions", {}))],
+        [],
+        [],
+    )
+    model = read(tmp_path, main, setup)
+    assert [spec.name for spec in model.signature.outputs] == ["y", "w_next"]
+    assert "beginning with 0.5 everywhere" in model.provenance.steps[0]
+    state, x = first, np.ones((2, 3), np.float32)
+    for turn in range(1, 4):
+        found = run_reference(model, {"x": x, "w": state})
+        state = found["w_next"]
+        np.testing.assert_array_equal(found["y"], first + turn)
