@@ -375,6 +375,24 @@ def test_single_precision_is_not_lowered_silently(name, tmp_path):
     np.testing.assert_allclose(outputs["y"], size * (1 + 2.0**-12) ** 2, rtol=2e-5)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_weights_in_few_bits_do_not_lower_the_rest(engine, tmp_path):
+    """ONNX Runtime would round what they are multiplied with to 8 bits too."""
+    random = np.random.default_rng(0)
+    nodes = [
+        node("DequantizeLinear", "small scale", "w", axis=1),
+        node("MatMul", "x w", "y"),
+    ]
+    weights = [
+        held("small", random.integers(-127, 128, (64, 48)), np.int8),
+        held("scale", random.uniform(0.01, 0.02, 48)),
+    ]
+    model = model_of(tmp_path, nodes, [info("x", F, 3, 64)], [info("y", F, 3, 48)], weights, opset=21)
+    inputs = {"x": random.standard_normal((3, 64)).astype(np.float32)}
+    found = engines.load(engine).load(model, Options()).run(inputs)
+    assert all(d.ok for d in differences(run_reference(model, inputs), found, engines.load(engine).tolerance))
+
+
 def test_engines_are_found_by_name():
     assert {"reference", "onnxruntime", "openvino", "mnn"} <= set(engines.names())
     with pytest.raises(UnknownNameError, match="mnn, onnxruntime, openvino, patchwork, reference"):
