@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raceline.convert.files import refuse_growth
 from raceline.convert.formats.paddle.program import DTYPES, Block, Operator, Program, Variable
 from raceline.core.errors import BadModelError
 from raceline.ir import Limits
@@ -241,6 +242,7 @@ def parse(data: bytes, source: str, limits: Limits) -> Program:
     Raises:
         BadModelError: it is damaged, has branches or loops, or is beyond the limits.
     """
+    refuse_growth(len(data), source, limits)
     try:
         whole = json.loads(data)
         regions = whole["program"]["regions"]
