@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from raceline.core.errors import BadModelError
 from raceline.core.units import format_bytes
-from raceline.ir import load, operators, structure, weights
+from raceline.ir import load, operators, scales, structure, weights
 from raceline.ir.axes import signature_of
 from raceline.ir.check import check
 from raceline.ir.limits import Limits
@@ -65,6 +65,7 @@ def read_onnx(path: Path, *, limits: Limits | None = None) -> Model:
     model = Model(program, Signature((), ()), provenance)
     model.signature = signature_of(program, infer_values(program))
     check(model, allow_nan=limits.allow_nan)
+    scales.refuse(model)
     for step in steps + _infinities(program):
         model = model.with_step(step)
     return model
