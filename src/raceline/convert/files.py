@@ -189,7 +189,9 @@ class Archive:
         """Refuse what could take much memory: zipfile cannot stop other packings than deflate half way."""
         name = info.filename[:200]
         if info.compress_type not in _PACKINGS:
-            why = f"member {name!r} is packed by method {info.compress_type}; stored and deflated ones are read"
+            why = (
+                f"member {name!r} is packed by method {info.compress_type}; stored and deflated ones are read"
+            )
             raise BadModelError(f"{self._source} is refused", why, "Save it again with its framework.")
         if name.endswith(_TEXTS) and info.file_size > _MOST_TEXT_BYTES:
             limit = f"more than the {format_bytes(_MOST_TEXT_BYTES)} that such a member may have"
