@@ -218,7 +218,7 @@ def not_numbers(file):
         (claiming, "more than the file holds"),
         (texts, "plain numbers"),
         (misshapen, r"\(2, 3\) and should be \(3, 2\)"),
-        (fewer, "has 1 arrays and should have 2"),
+        (fewer, "has 1 array and should have 2"),
         (of_another, "belongs to a layer 'another'"),
         (not_numbers, "NaN"),
         (lambda file: None, "has 0 arrays"),

@@ -41,7 +41,7 @@ ZEROS = np.zeros(3, np.int8)
 @pytest.mark.parametrize("bad", [0.0, -0.5, np.inf, -0.0])
 def test_a_step_of_a_run_is_a_positive_number(tmp_path, bad):
     path = saved(tmp_path, QUANTISE, s=np.float32([0.1, bad, 0.2]), z=ZEROS)
-    refused(path, r"node 'n' \(QuantizeLinear\) takes the scale 's'; of its 3 elements 1 are no positive")
+    refused(path, r"node 'n' \(QuantizeLinear\) takes the scale 's'; elements .* no positive number: 1 of 3")
 
 
 def test_a_scale_of_nan_is_refused_even_where_nan_is_allowed(tmp_path):
@@ -66,7 +66,7 @@ def test_genuine_scales_of_stored_weights_are_read(tmp_path, scales):
 @pytest.mark.parametrize("scales", [[0.0, 0.1, 0.1], [0.1, 0.1, np.inf]])
 def test_scales_that_lose_stored_weights_are_refused(tmp_path, scales):
     path = saved(tmp_path, STORED, w=WEIGHTS, s=np.float32(scales))
-    refused(path, r"node 'n' \(DequantizeLinear\) takes the scale 's'; of its 3 elements 1 are")
+    refused(path, r"node 'n' \(DequantizeLinear\) takes the scale 's'; elements .*: 1 of 3")
 
 
 def test_a_zero_point_says_which_weights_are_zero(tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 
 from raceline.convert.build import Builder
 from raceline.core.errors import BadModelError, RacelineError, ShapeError, UnsupportedOperatorError
+from raceline.core.units import counted
 from raceline.ir.load import PARSE_FAILURES, root_cause
 
 Rule = Callable[..., Any]
@@ -174,6 +175,6 @@ def _written(node: SourceNode, results: Sequence[Any], source: str) -> dict[str,
     if len(results) < len([name for name in node.outputs if name]):
         what = f"{source}: node {node.name!r} ({node.op})"
         raise BadModelError(
-            f"{what} declares {len(node.outputs)} outputs", f"the operator has {len(results)}"
+            f"{what} declares {counted(len(node.outputs), 'output')}", f"the operator has {len(results)}"
         )
     return {name: result for name, result in zip(node.outputs, results, strict=False) if name}

@@ -127,7 +127,7 @@ def _problem(node: ir.Node, data: ir.Value | None, scale: ir.Value, zero: ir.Val
     taker = f"node {node.name!r} ({node.op_type}) takes the scale {scale.name!r}"
     if numbers.size == 1:
         return f"{taker} of {first:g}, which is {kind}"
-    return f"{taker}; of its {numbers.size} elements {int(wrong.sum())} are {kind}, such as {first:g}"
+    return f"{taker}; elements of it that are {kind}: {int(wrong.sum())} of {numbers.size}, such as {first:g}"
 
 
 def _loses(node: ir.Node, stored: ir.Value, dead: Array, zero: ir.Value | None, axis: int) -> bool:

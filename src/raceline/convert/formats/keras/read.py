@@ -16,6 +16,7 @@ from raceline.convert.formats.keras.variables import MODELS
 from raceline.convert.formats.keras.weights import assign
 from raceline.convert.lower import UnsupportedError, lower
 from raceline.core.errors import BadModelError
+from raceline.core.units import counted
 from raceline.ir.limits import Limits
 from raceline.ir.model import Model
 from raceline.ir.signature import Provenance
@@ -178,4 +179,7 @@ def _steps(top: Layer) -> list[str]:
         ):
             if any(width in name for width in ("float16", "float64")):
                 found[name] = found.get(name, 0) + 1
-    return [f"{count} layers of the policy {name} compute in float32." for name, count in found.items()]
+    return [
+        f"Computed {counted(count, 'layer')} of the policy {name} in float32."
+        for name, count in found.items()
+    ]

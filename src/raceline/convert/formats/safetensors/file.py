@@ -15,6 +15,7 @@ import numpy as np
 
 from raceline.convert import files
 from raceline.core.errors import BadModelError
+from raceline.core.units import counted
 from raceline.ir import Limits
 
 Array = np.ndarray[Any, Any]
@@ -69,7 +70,9 @@ def tensors(path: Path, limits: Limits) -> dict[str, Array]:
     header = parsed(bytes(data[8 : 8 + length]), path.name, limits)
     header.pop("__metadata__", None)
     if len(header) > limits.max_nodes:
-        raise BadModelError(f"{path.name} is too large", f"it has {len(header)} tensors, over the limit")
+        raise BadModelError(
+            f"{path.name} is too large", f"it has {counted(len(header), 'tensor')}, over the limit"
+        )
     body = data[8 + length :]
     spans = {name: _span(name, entry, path.name) for name, entry in header.items()}
     _check_order(spans, len(body), path.name)
