@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from raceline.convert.exporters.sklearn import ROWS
 from raceline.convert.exporting import exported
 from raceline.convert.files import Archive, content, sha256
 from raceline.convert.onnx_file import read_onnx
 from raceline.core.errors import BadModelError, MissingDependencyError
-from raceline.ir import Limits, Model
+from raceline.ir import Limits, Model, run_reference
 
 description = "scikit-learn estimators and pipelines, in memory or as .skops files"
 extensions = (".skops", ".pkl", ".joblib")
@@ -23,6 +24,8 @@ extra = "sklearn"
 
 _PICKLES = frozenset({".pkl", ".pickle", ".joblib"})
 _HEAD_BYTES = 1 << 16
+_MOST_APART = 0.25  # of rows: some lie on an edge where float32 decides otherwise
+_TOLERANCE = 1e-2
 _INSTALL = f"pip install 'raceline[{extra}]'"
 _WAY_OUT = (
     "Opening a pickle can run any code. Load it where you trust it, then give the estimator itself to "
@@ -75,7 +78,9 @@ def read(
     request = {"path": str(path.resolve()), "trusted": list(trusted), "inputs": _plain(inputs)}
     with exported("sklearn", request, source=path.name, extra=extra) as (folder, said):
         producer = f"scikit-learn {said['version']}, {said['kind']}"
-        return _named(read_onnx(folder / "model.onnx", limits=limits), path.name, digest, producer)
+        model = _named(_plain_model(folder / "model.onnx", limits), path.name, digest, producer)
+        with np.load(folder / "proof.npz", allow_pickle=False) as proof:
+            return _proven(model, dict(proof), said["kind"])
 
 
 def takes(source: Any) -> bool:
@@ -97,6 +102,7 @@ def read_object(source: Any, *, limits: Limits | None = None, inputs: Inputs | N
         from raceline.convert.exporters import sklearn as exporter
 
         model = exporter.convert(source, _plain(inputs))
+        proof = exporter.proof(source, model)
     except ImportError as error:
         raise MissingDependencyError(f"reading {kind}", error.name or str(error), _INSTALL) from error
     except Exception as error:  # its converters raise whatever they like
@@ -106,7 +112,8 @@ def read_object(source: Any, *, limits: Limits | None = None, inputs: Inputs | N
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString())
         producer = f"scikit-learn {sklearn.__version__}, {kind}"
-        return _named(read_onnx(path, limits=limits), kind, sha256([path]), producer)
+        read = _named(_plain_model(path, limits or Limits()), kind, sha256([path]), producer)
+        return _proven(read, proof, kind)
 
 
 def example(folder: Path) -> Path:
@@ -142,6 +149,57 @@ def _is_pickle(path: Path) -> bool:
 
 def _plain(inputs: Inputs | None) -> dict[str, list[Any]] | None:
     return None if inputs is None else {name: list(spec) for name, spec in inputs.items()}
+
+
+def _plain_model(path: Path, limits: Limits) -> Model:
+    """What skl2onnx wrote; NaN stands for a missing value there, as in imputers."""
+    return read_onnx(path, limits=dataclasses.replace(limits, allow_nan=True))
+
+
+def _proven(model: Model, proof: Mapping[str, np.ndarray[Any, Any]], kind: str) -> Model:
+    """The model, once it is known to compute what scikit-learn does.
+
+    Args:
+        model: as skl2onnx made it.
+        proof: made-up rows and scikit-learn's answers; see `exporters.sklearn.proof`.
+        kind: the estimator's class.
+
+    Raises:
+        BadModelError: it computes something else.
+    """
+    if not proof:
+        return model
+    feeds = {name.removeprefix("in "): array for name, array in proof.items() if name.startswith("in ")}
+    found = run_reference(model, feeds)
+    answers: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for name, array in proof.items():
+        if name.startswith("out "):
+            answers.setdefault(name.split(" ")[1], []).append(array)
+    for name, wanted in answers.items():
+        share = min(_share_apart(found[name], array) for array in wanted)
+        if share > _MOST_APART:
+            raise BadModelError(
+                f"{model.provenance.source} is converted into something else by skl2onnx",
+                f"the output {name!r} of {kind} differs from scikit-learn's in {share:.0%} of made-up rows",
+                "Convert a simpler estimator, or its parts, and check them.",
+            )
+    return model.with_step(f"Compared with scikit-learn on made-up rows: {', '.join(answers)}.")
+
+
+def _share_apart(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
+    """The share of rows, in the worse of both groups, that differ by more than computing in float32 explains."""
+    if found.size != wanted.size:
+        return 1.0
+    found = found.reshape(wanted.shape)
+    if wanted.dtype.kind in "bU":
+        apart = found.astype(wanted.dtype) != wanted
+    else:
+        apart = ~np.isclose(
+            found.astype(np.float64), wanted, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True
+        )
+    rows = apart.reshape(len(wanted), -1).any(axis=1)
+    groups = (rows[:ROWS], rows[ROWS:])  # any rows, and those where a label changes
+    return max(float(group.mean()) for group in groups if group.size)
 
 
 def _named(model: Model, source: str, digest: str, producer: str) -> Model:
