@@ -215,6 +215,17 @@ def test_what_skl2onnx_gets_wrong_is_refused(name):
         reader.read_object(estimator)
 
 
+@pytest.mark.slow
+def test_quantiles_of_tenths_are_refused():
+    """Many are equal, and float32 has no tenths: what lies in the middle of them for scikit-learn does not here."""
+    x = np.random.default_rng(0).normal(size=(90, 2)).astype(np.float32)
+    reader.read_object(preprocessing.QuantileTransformer(n_quantiles=30).fit(x))
+    with pytest.raises(BadModelError, match="into something else by skl2onnx"):
+        reader.read_object(
+            preprocessing.QuantileTransformer(n_quantiles=150).fit(FLOWERS[0].astype(np.float32))
+        )
+
+
 def touch(x):
     return x
 

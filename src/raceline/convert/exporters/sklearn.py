@@ -131,9 +131,9 @@ def proof(estimator: Any, model: Any) -> dict[str, Any]:
     """Made-up rows, and what scikit-learn computes of them.
 
     Returns:
-        `in NAME` for the input: rows of numbers, then as many on both sides of where a label changes, if any does;
-        `out NAME NUMBER` for outputs, one or several that each may be. Nothing where rows cannot be made up: of
-        texts, or of more than one table.
+        `in NAME` for the input: random rows, rows that the estimator remembers, and rows on both sides of
+        where a label changes; `group` for the kind of each row; `out NAME NUMBER` for outputs, one or several that
+        each may be. Nothing where rows cannot be made up: of texts, or of more than one table.
     """
     if len(model.graph.input) != 1 or model.graph.input[0].type.tensor_type.elem_type not in {1, 11}:
         return {}
@@ -141,11 +141,13 @@ def proof(estimator: Any, model: Any) -> dict[str, Any]:
     dtype = np.float32 if table.type.tensor_type.elem_type == 1 else np.float64
     columns = table.type.tensor_type.shape.dim[1].dim_value
     random = np.random.default_rng(0)
-    rows = random.normal(size=(ROWS, columns)) * np.geomspace(0.3, 10, ROWS)[:, None]
     outputs = [output.name for output in model.graph.output]
-    if "label" in outputs:
-        rows = np.concatenate([rows, _edges(estimator, random, columns)])
-    rows = rows.astype(dtype)
+    groups = [
+        random.normal(size=(ROWS, columns)) * np.geomspace(0.3, 10, ROWS)[:, None],
+        _remembered(estimator, columns),
+        _edges(estimator, random, columns) if "label" in outputs else np.zeros((0, columns)),
+    ]
+    rows = np.concatenate(groups).astype(dtype)
     found: dict[str, Any] = {}
     for name in outputs:
         methods = {"label": ["predict"], "probabilities": ["predict_proba"]}.get(name, [])
@@ -153,7 +155,24 @@ def proof(estimator: Any, model: Any) -> dict[str, Any]:
             methods = ["predict", "transform"]
         answers = [_answer(estimator, method, rows) for method in methods]
         found |= {f"out {name} {at}": item for at, item in enumerate(answers) if item is not None}
-    return found | {f"in {table.name}": rows} if found else {}
+    kinds = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return found | {f"in {table.name}": rows, "group": kinds} if found else {}
+
+
+def _remembered(estimator: Any, columns: int) -> Any:
+    """Rows that an estimator, or the first step of a pipeline, has kept: quantiles, centres, neighbours."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[0][1]
+    tables = [
+        item[:: len(item) // ROWS + 1]
+        for item in vars(estimator).values()
+        if isinstance(item, np.ndarray)
+        and item.ndim == 2
+        and item.shape[1] == columns
+        and item.dtype.kind == "f"
+    ]
+    found = np.concatenate([np.zeros((0, columns)), *tables])
+    return found[np.isfinite(found).all(axis=1)][:ROWS]
 
 
 def _edges(estimator: Any, random: Any, columns: int) -> Any:
