@@ -483,7 +483,27 @@ CONSTANTS = [
     ),
 ]
 
-EVERY = [*CONSTANTS, *GELUS, *GATES, *NORMS, *ATTENTION, *FOLDS, *EPILOGUES, *LAYOUTS]
+GEMM = {"w": (4, 3), "b": f32(0.5)}
+SCALARS = [
+    Spelling(
+        "a factor and an offset behind a layer whose bias is one number",
+        "(float[N,4] x, float[4,3] w, float b, float[3] f) => (float[N,3] y) "
+        "{ h = Gemm(x, w, b) t = Mul(h, f) y = Add(t, f) }",
+        ("Gemm",),
+        {**GEMM, "f": (3,)},
+        rtol=1e-6,
+    ),
+    Spelling(
+        "a factor and an offset before a layer whose bias is one number",
+        "(float[N,4] x, float[4,3] w, float b, float[4] f) => (float[N,3] y) "
+        "{ t = Mul(x, f) h = Add(t, f) y = Gemm(h, w, b) }",
+        ("Gemm",),
+        {**GEMM, "f": (4,)},
+        rtol=1e-6,
+    ),
+]
+
+EVERY = [*CONSTANTS, *GELUS, *GATES, *NORMS, *ATTENTION, *FOLDS, *EPILOGUES, *LAYOUTS, *SCALARS]
 
 
 def feeds(model):

@@ -124,7 +124,7 @@ def test_what_would_change_meaning_is_refused(tmp_path, graph, words):
         (one("STRIDED_SLICE", ["x", "p", "p", "p"], ("StridedSliceOptions", {}),
              {"p": np.int32([1, 1, 1])}), "entries"),
         (GraphSpec({"x": TensorSpec("int8", (2, 3), None, (0.0,), (0,)), "y": F},
-                   [OperatorSpec("DEQUANTIZE", ["x"], ["y"])], ["x"], ["x", "y"]), None),
+                   [OperatorSpec("DEQUANTIZE", ["x"], ["y"])], ["x"], ["x", "y"]), "scale of zero"),
         (GraphSpec({"x": F, "y": TensorSpec("int8", (2, 3), None, (0.0,), (0,))},
                    [OperatorSpec("QUANTIZE", ["x"], ["y"])], ["x"], ["y"]), "scale of zero"),
         (GraphSpec({"x": F, "y": TensorSpec("int8", (2, 3), None, (np.inf,), (0,))},
@@ -141,12 +141,26 @@ def test_what_would_change_meaning_is_refused(tmp_path, graph, words):
     ],
 )  # fmt: skip
 def test_broken_models_are_told_with_the_file_and_the_place(tmp_path, graph, words):
-    if words is None:  # zeros are what a scale of zero stands for
-        assert not run_reference(read(tmp_path, graph), {"x": np.ones((2, 3), np.int8)})["y"].any()
-        return
     with pytest.raises(BadModelError, match=words) as caught:
         read(tmp_path, graph)
     assert "NaN" in words or "model.tflite" in str(caught.value) or "tensor" in str(caught.value)
+
+
+@pytest.mark.parametrize("stored, fine", [([[1, 0], [2, 0]], True), ([[1, 0], [2, 1]], False)])
+def test_a_stored_channel_of_zeros_may_have_a_scale_of_zero(tmp_path, stored, fine):
+    """As TensorFlow Lite's own quantiser gives it to channels without weights."""
+    weights = TensorSpec("int8", (2, 2), np.int8(stored), (0.5, 0.0), (0, 0), 1)
+    tensors = {"w": weights, "x": TensorSpec("float32", (2, 2)), "y": TensorSpec("float32", (2, 2))}
+    dequantised = OperatorSpec("DEQUANTIZE", ["w"], ["v"])
+    tensors["v"] = TensorSpec("float32", (2, 2))
+    add = OperatorSpec("ADD", ["x", "v"], ["y"], ("AddOptions", {}))
+    graph = GraphSpec(tensors, [dequantised, add], ["x"], ["y"])
+    if not fine:
+        with pytest.raises(BadModelError, match="zero, though weights there are not"):
+            read(tmp_path, graph)
+        return
+    (y,) = run_reference(read(tmp_path, graph), {"x": np.zeros((2, 2), np.float32)}).values()
+    np.testing.assert_array_equal(y, np.float32(stored) * 0.5)
 
 
 def test_subgraphs_that_call_each_other_for_ever_or_too_often_end(tmp_path):

@@ -13,7 +13,17 @@ import numpy as np
 from raceline.convert.dims import dims_in
 from raceline.convert.graph import Array, constant, shape_of
 from raceline.core.errors import BadModelError
-from raceline.ir import Limits, Model, Provenance, Signature, check, infer_values, operators, signature_of
+from raceline.ir import (
+    Limits,
+    Model,
+    Provenance,
+    Signature,
+    check,
+    infer_values,
+    operators,
+    scales,
+    signature_of,
+)
 from raceline.ir.infer import MOST_CONSTANT_ELEMENTS
 from raceline.ir.load import PARSE_FAILURES, root_cause
 
@@ -301,6 +311,7 @@ class Builder:
         model = Model(program, Signature((), ()), provenance)
         model.signature = signature_of(program, infer_values(program))
         check(model, allow_nan=self.limits.allow_nan)
+        scales.refuse(model)
         return model
 
     def _name_outputs(self) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from raceline.convert.build import Builder
 from raceline.core.errors import BadModelError, RacelineError, ShapeError, UnsupportedOperatorError
+from raceline.core.units import counted
 from raceline.ir.load import PARSE_FAILURES, root_cause
 
 Rule = Callable[..., Any]
@@ -39,6 +40,10 @@ class SourceNode:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+_FAULTS = (AssertionError, AttributeError, LookupError, NotImplementedError, TypeError)
+# What a rule raises where its author did not think of such a node; a damaged file can lead there, too.
 
 
 class UnsupportedError(Exception):
@@ -147,17 +152,29 @@ def _call(
     except (ShapeError, *PARSE_FAILURES) as error:
         if isinstance(error, RacelineError) and not isinstance(error, ShapeError):
             raise
-        what = f"{source}: node {node.name!r} ({node.op}) makes no sense"
-        raise BadModelError(
-            what, f"{type(error).__name__}: {root_cause(error)}", "Export the model again."
-        ) from error
+        raise failed(f"{source}: node {node.name!r} ({node.op})", error, "Export the model again.") from error
     return result if isinstance(result, tuple) else (result,)
+
+
+def failed(node: str, error: Exception, way_out: str) -> BadModelError:
+    """The error for a node whose rule ended with an exception that it did not raise on purpose.
+
+    Args:
+        node: in words, with the file.
+        error: what the rule raised.
+        way_out: what a user can do where the file is to blame.
+    """
+    why = f"{type(error).__name__}: {root_cause(error)}"
+    if not isinstance(error, _FAULTS):
+        return BadModelError(f"{node} makes no sense", why, way_out)
+    report = "If its own framework runs the file, this is a fault of Raceline's reader: please report this message."
+    return BadModelError(f"{node} cannot be translated", f"its rule does not expect it: {why}", report)
 
 
 def _written(node: SourceNode, results: Sequence[Any], source: str) -> dict[str, Any]:
     if len(results) < len([name for name in node.outputs if name]):
         what = f"{source}: node {node.name!r} ({node.op})"
         raise BadModelError(
-            f"{what} declares {len(node.outputs)} outputs", f"the operator has {len(results)}"
+            f"{what} declares {counted(len(node.outputs), 'output')}", f"the operator has {len(results)}"
         )
     return {name: result for name, result in zip(node.outputs, results, strict=False) if name}

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raceline.core.errors import BadModelError
-from raceline.core.units import format_bytes
-from raceline.ir import load, operators, structure, weights
+from raceline.core.units import counted, format_bytes
+from raceline.ir import load, operators, scales, structure, weights
 from raceline.ir.axes import signature_of
 from raceline.ir.check import check
 from raceline.ir.limits import Limits
@@ -65,6 +65,7 @@ def read_onnx(path: Path, *, limits: Limits | None = None) -> Model:
     model = Model(program, Signature((), ()), provenance)
     model.signature = signature_of(program, infer_values(program))
     check(model, allow_nan=limits.allow_nan)
+    scales.refuse(model)
     for step in steps + _infinities(program):
         model = model.with_step(step)
     return model
@@ -157,7 +158,7 @@ def _settle_inputs(program: ir.Model) -> list[str]:
     if not defaults or program.ir_version < 4:  # until then every weight had to be an input too
         return []
     names = ", ".join(str(value.name) for value in defaults[:5])
-    return [f"Fixed {len(defaults)} inputs at their default values ({names})."]
+    return [f"Fixed {counted(len(defaults), 'input')} at the default value ({names})."]
 
 
 def _settle_outputs(program: ir.Model) -> list[str]:

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from raceline.core.errors import BadModelError
-from raceline.core.units import format_bytes
+from raceline.core.units import counted, format_bytes
 from raceline.ir import Limits, wire
 
 DTYPES: Mapping[int, Any] = {
@@ -152,7 +152,8 @@ def parse(data: bytes, source: str, limits: Limits) -> Program:
     num_operators = sum(len(block.ops) for block in proto.blocks)
     if num_operators > limits.max_nodes:
         raise BadModelError(
-            f"{source} is too large", f"it has {num_operators} nodes, over the limit of {limits.max_nodes}"
+            f"{source} is too large",
+            f"it has {counted(num_operators, 'node')}, over the limit of {limits.max_nodes}",
         )
     try:
         blocks = tuple(_block(block, source, limits) for block in proto.blocks)
