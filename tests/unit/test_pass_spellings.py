@@ -228,6 +228,16 @@ ATTENTION = [
         {"r": f32(2.8), "low": f32(-1e9)},
     ),
     Spelling(
+        "attention, rows that are masked whole set to zero, as torch exports boolean masks",
+        HEADS.format(
+            "bool[N,1,6,6] mask, float low, float none",
+            "t = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, t) m = Where(mask, s, low) p = Softmax<axis=-1>(m) "
+            "b = IsNaN(p) w = Where(b, none, p) y = MatMul(w, v)",
+        ),
+        ("Attention",),
+        {"low": f32(-np.inf), "none": f32(0)},
+    ),
+    Spelling(
         "attention with the heads' layout around it, as BERT is exported",
         "(float[N,6,16] x, float[16,16] wq, float[16,16] wk, float[16,16] wv, int64[4] split, int64[3] "
         "join, float r) "
