@@ -99,8 +99,12 @@ class IRTranslator:
         if not isinstance(source, str | Path):
             return self._parse_object(source, options)
         path = Path(source)
-        if not path.exists() and not _names_a_part(path):
+        if not is_there(path):
             raise BadModelError(f"there is no file {str(path)!r}", next_step="Check the path.")
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise BadModelError(
+                f"{str(path)!r} is neither a file nor a folder", next_step="Save it as a file."
+            )
         name = self.input_format or by_content(path)
         if name is not None:
             return _with_options(name, plugins.load(folder, name, kind="input format").read, path, options)
@@ -109,15 +113,6 @@ class IRTranslator:
             return _with_options(name, plugins.load(folder, name).read, path, options)
         except BadModelError as error:
             raise _by_name_alone(path, name, error) from error
-
-    def options(self, source: str | Path) -> frozenset[str]:
-        """Names of the options that `parse` takes for a file, by the reader it would choose.
-
-        Raises:
-            BadModelError: no reader recognises it.
-        """
-        name = self.input_format or recognise(Path(source))
-        return _options_of(plugins.load(folder, name, kind="input format").read)
 
     def _parse_object(self, source: Any, options: dict[str, Any]) -> Model:
         """Read what a framework holds in memory."""
@@ -200,10 +195,20 @@ def _options_of(read: Any) -> frozenset[str]:
     return frozenset(list(inspect.signature(read).parameters)[1:])
 
 
-def _names_a_part(path: Path) -> bool:
-    """Whether a path is that of a file and of something in it, as in `model.py:function`."""
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder, or a file and something named in it, as in `model.py:function`."""
     file, colon, part = str(path).rpartition(":")
-    return bool(colon and part) and Path(file).exists()
+    return path.exists() or (bool(colon and part) and Path(file).exists())
+
+
+def _refuse_pipes(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: a reader would wait for it.
+
+    Raises:
+        BadModelError: it is a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BadModelError(f"{str(path)!r} is neither a file nor a folder", next_step="Save it as a file.")
 
 
 def _platform_of(profile: PlatformProfile | str | Path) -> PlatformProfile:
@@ -230,6 +235,7 @@ def recognise(path: Path) -> str:
     Raises:
         BadModelError: neither tells.
     """
+    _refuse_pipes(path)
     return by_content(path) or _by_name(path)
 
 
