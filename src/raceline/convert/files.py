@@ -7,10 +7,13 @@ import stat
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from raceline.core.errors import BadModelError
 from raceline.core.units import format_bytes
+from raceline.ir import wire
 from raceline.ir.limits import Limits
+from raceline.ir.load import PARSE_FAILURES
 
 _BLOCK_BYTES = 1 << 20
 _MOST_MEMBERS = 100_000
@@ -45,6 +48,32 @@ def content(path: Path, limits: Limits) -> bytes:
     return data
 
 
+def parsed(kind: Any, data: bytes, source: str, what: str, limits: Limits) -> Any:
+    """Parse bytes that are not to be trusted as one protobuf message.
+
+    Args:
+        kind: the message's class.
+        data: its bytes.
+        source: the file, for messages.
+        what: the message is called, for messages.
+        limits: what the parsed message may take.
+
+    Raises:
+        BadModelError: they are no such message, or it would grow beyond the limits.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        if len(data) * wire.WORST_GROWTH > limits.max_model_bytes:
+            size = wire.parsed_size_bytes(data, kind.DESCRIPTOR)
+            if size > limits.max_model_bytes:
+                raise too_large(source, size, limits)
+        return kind.FromString(data)
+    except (DecodeError, *PARSE_FAILURES) as error:
+        why = f"it is cut off, or something else: {error}"
+        raise BadModelError(f"{source} is no whole {what}", why, "Download or export it again.") from error
+
+
 def refuse_strange(path: Path, limits: Limits) -> int:
     """The size of a plain file, once it is known to be one and within the limits.
 
@@ -57,7 +86,8 @@ def refuse_strange(path: Path, limits: Limits) -> int:
         why = getattr(error, "strerror", None) or str(error)
         raise BadModelError(f"{path} cannot be read", why, "Check the path.") from error
     if not stat.S_ISREG(status.st_mode):
-        raise BadModelError(f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no plain file'}")
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no plain file"
+        raise BadModelError(f"{path} is {kind}", next_step="Name the model's file itself.")
     if status.st_size > limits.max_model_bytes:
         raise too_large(path.name, status.st_size, limits)
     return status.st_size

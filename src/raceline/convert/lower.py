@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from raceline.convert.build import Builder
 from raceline.core.errors import BadModelError, RacelineError, ShapeError, UnsupportedOperatorError
@@ -21,6 +21,7 @@ from raceline.ir.load import PARSE_FAILURES, root_cause
 
 Rule = Callable[..., Any]
 """Takes the builder, the node and what it reads, in order; returns what it writes: one value or several."""
+Kind = TypeVar("Kind", bound=Rule)
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class Rules:
     def __init__(self) -> None:
         self.table: dict[str, Rule] = {}
 
-    def __call__(self, *ops: str) -> Callable[[Rule], Rule]:
+    def __call__(self, *ops: str) -> Callable[[Kind], Kind]:
         """Enter the decorated function for these operators."""
 
-        def enter(rule: Rule) -> Rule:
+        def enter(rule: Kind) -> Kind:
             for op in ops:
                 assert op not in self.table, f"two rules for {op}"
                 self.table[op] = rule

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import stat
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raceline.core.errors import BadModelError
-from raceline.core.units import counted, format_bytes
+from raceline.convert.files import content
+from raceline.core.units import counted
 from raceline.ir import load, operators, scales, structure, weights
 from raceline.ir.axes import signature_of
 from raceline.ir.check import check
@@ -48,7 +47,7 @@ def read_onnx(path: Path, *, limits: Limits | None = None) -> Model:
         UnsupportedOperatorError: operators that no standard and no function defines, all of them.
     """
     limits = limits or Limits()
-    data = _content(path, limits)
+    data = content(path, limits)
     proto = load.parse(data, path.name, limits)
     steps = _unusual(proto) + _once_imported(proto)
     files = load.ExternalFiles(path.parent)
@@ -69,32 +68,6 @@ def read_onnx(path: Path, *, limits: Limits | None = None) -> Model:
     for step in steps + _infinities(program):
         model = model.with_step(step)
     return model
-
-
-def _content(path: Path, limits: Limits) -> bytes:
-    """The file's bytes.
-
-    Raises:
-        BadModelError: there is no such plain file, or it is empty or too large.
-    """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no plain file"
-            raise BadModelError(f"{path} is {kind}", next_step="Name the .onnx file itself.")
-        if status.st_size > limits.max_model_bytes:
-            why = f"{format_bytes(status.st_size)}, over the limit of {format_bytes(limits.max_model_bytes)}"
-            raise BadModelError(
-                f"{path.name} is too large",
-                why,
-                "Raise the limit (max_model_bytes, --memory-limit) if memory allows.",
-            )
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadModelError(f"{path} cannot be read", error.strerror or str(error)) from error
-    if not data:
-        raise BadModelError(f"{path.name} is empty", next_step="Download or export it again.")
-    return data
 
 
 def _sha256(data: bytes, files: load.ExternalFiles) -> str:
