@@ -274,6 +274,12 @@ def test_what_a_format_does_not_know_is_told_before_it_is_read(run, tmp_path):
     target = tmp_path / "net.onnx"
     code, out, _ = run(path, "--to", "onnx", "-o", target, "--shape", "input=batch,3")
     assert code == 0 and "proven" in out
+    code, out, _ = run(
+        "inspect", path, "--shape", "input=batch,3", "--read", "dtypes=input:float64", "--json"
+    )
+    assert code == 2 or json.loads(out)["inputs"] == ["input: float64[batch, 3]"]
+    code, _, err = run("inspect", path, "--shape", "input=batch,3", "--read", "dtypes=float64")
+    assert code == 2 and "NAME:VALUE" in err
     code, out, _ = run("explain", path, "--shape", "input=batch,3")
     assert code == 0
 

@@ -219,7 +219,7 @@ def formats(
             count = f" ({len(row.operators)} operators)" if row.operators else ""
             typer.echo(f"{row.direction:5} {row.name:14} {row.description}{count}{needs}")
             for option in row.options if name else ():
-                typer.echo(f"        --set {option}")
+                typer.echo(f"        --{'read' if row.direction == 'read' else 'set'} {option}")
             for operator in row.operators if name else ():
                 typer.echo(f"        {operator}")
 

@@ -16,6 +16,8 @@ from raceline.core.errors import ConfigError
 from raceline.ir import Bundle, Limits, Model, Values, manifest
 
 _WORDS = {"true": True, "false": False}
+_TOLD_OTHERWISE = frozenset({"path", "limits", "shapes", "values"})
+_KINDS = ("str", "bool", "float", "DTypes")  # that a text can give
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,24 @@ def open_model(
     return Opened(model, Hints(hints.shapes, values))
 
 
+def reader_options(name: str) -> dict[str, str]:
+    """The options that a reader takes as text, with their types as written in the code."""
+    parameters = inspect.signature(plugins.load(folder, name, kind="input format").read).parameters
+    return {
+        option: str(parameter.annotation)
+        for option, parameter in parameters.items()
+        if option not in _TOLD_OTHERWISE and any(kind in str(parameter.annotation) for kind in _KINDS)
+    }
+
+
 def _taken(translator: IRTranslator, path: Path, hints: Hints) -> dict[str, Any]:
     """Arguments for the reader: its own options, and what it must know of the inputs before it can read."""
     if not is_there(path):
         return {}  # parse tells
     name = translator.input_format or recognise(path)
     parameters = inspect.signature(plugins.load(folder, name, kind="input format").read).parameters
-    known = frozenset(parameters) - {"path", "limits", "shapes", "values"}
-    _refuse_options(f"format {name}", hints, known)
+    known = reader_options(name)
+    _refuse_options(f"format {name}", hints, frozenset(known))
     named = [n for n, shape in hints.shapes.items() if any(isinstance(size, str) for size in shape)]
     if named and "shapes" not in parameters:
         raise ConfigError(
@@ -107,9 +119,7 @@ def _taken(translator: IRTranslator, path: Path, hints: Hints) -> dict[str, Any]
         )
     told = {"shapes": hints.shapes, "values": hints.values}
     taken = {key: value for key, value in told.items() if value and key in parameters}
-    return taken | {
-        key: _parsed(key, str(parameters[key].annotation), text) for key, text in hints.options.items()
-    }
+    return taken | {key: _parsed(key, known[key], text) for key, text in hints.options.items()}
 
 
 def _refuse_options(what: str, hints: Hints, known: frozenset[str]) -> None:
@@ -129,6 +139,8 @@ def _parsed(option: str, kind: str, text: str) -> Any:
     """
     if "Sequence" in kind:
         return text.split(",")
+    if "Mapping" in kind or "DTypes" in kind:
+        return dict(_pair(option, item) for item in text.split(","))
     if kind.startswith("bool"):
         if text not in _WORDS:
             raise ConfigError(f"{option}={text}", "it is true or false")
@@ -139,3 +151,12 @@ def _parsed(option: str, kind: str, text: str) -> Any:
         except ValueError as error:
             raise ConfigError(f"{option}={text}", "it is a number") from error
     return text
+
+
+def _pair(option: str, item: str) -> tuple[str, str]:
+    name, sign, value = item.rpartition(":")
+    if not sign:
+        raise ConfigError(
+            f"{option}={item}", "there is no ':'", f"Write it as {option}=NAME:VALUE,NAME:VALUE."
+        )
+    return name, value
