@@ -117,6 +117,8 @@ def test_what_would_change_meaning_is_refused(tmp_path, graph, words):
     "graph, words",
     [
         (one("TANH", ["y"]), "nothing writes"),
+        (one("GATHER", ["x", "i"], ("GatherOptions", {"axis": 1, "batch_dims": -(2**31)}),
+             {"i": np.array([0, 1], np.int32)}), "batch axes"),
         (one("CALL", ["x"], ("CallOptions", {"subgraph": 0})), "without end"),
         (one("CALL", ["x"], ("CallOptions", {"subgraph": 9})), "no subgraph 9"),
         (one("CONV_2D", ["x", "x", ""], ("Conv2DOptions", {})), "CONV_2D"),
