@@ -37,8 +37,9 @@ format: $(VENV)/.all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A file's tests stay together, as they share what is made once for them.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: check
 	$(BIN)/python -m pytest -m slow

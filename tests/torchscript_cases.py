@@ -120,6 +120,8 @@ ARITHMETIC = [
     one("rsub_alpha", lambda x: torch.rsub(x, 3, alpha=2)),
     two("mul", lambda x, y: x * y),
     two("div", lambda x, y: x / (y + 3)),
+    one("round_decimals", lambda x: torch.round(x * 30, decimals=2)),
+    one("round_tens", lambda x: torch.round(x * 300, decimals=-1)),
     two("div_floor", lambda x, y: torch.div(x, y + 3, rounding_mode="floor")),
     two("div_trunc", lambda x, y: torch.div(x, y + 3, rounding_mode="trunc")),
     one("int_div", lambda x: x / 2, WHOLE),

@@ -231,13 +231,16 @@ def model(held):
     functions(proto)
     operators(proto, imports)
     scopes(proto.graph, [])
+    for value in (*proto.graph.input, *proto.graph.output):
+        tensor = value.type.tensor_type if value.type.HasField("tensor_type") else None
+        need(tensor is None or tensor.HasField("shape"), "S3", value.name)
     try:
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
         checker.check_model(copy)
         shape_inference.infer_shapes(copy, check_type=True, strict_mode=True)
     except (checker.ValidationError, shape_inference.InferenceError) as error:
-        raise RejectedError(f"G3 {error}") from error
+        raise RejectedError(f"G9 {error}") from error
     return proto
 
 
@@ -360,13 +363,11 @@ def check_signature(data, proto):
             need(value.type.HasField("tensor_type"), "G6", value.name)
             kind = value.type.tensor_type
             need(kind.elem_type not in WEIGHTS_ONLY, "G6", value.name)
-            if kind.elem_type:
-                need(spec["dtype"] == dtype_name(kind.elem_type), "S2", value.name)
-            if kind.HasField("shape"):
-                dims = [dim.dim_value for dim in kind.shape.dim]
-                need(len(dims) == len(spec["shape"]), "S3", value.name)
-                for dim, size in zip(dims, spec["shape"], strict=True):
-                    need(dim <= 0 or isinstance(size, str) or dim == size, "S3", value.name)
+            need(kind.elem_type and spec["dtype"] == dtype_name(kind.elem_type), "S2", value.name)
+            dims = [dim.dim_value for dim in kind.shape.dim]
+            need(len(dims) == len(spec["shape"]), "S3", value.name)
+            for dim, size in zip(dims, spec["shape"], strict=True):
+                need(dim <= 0 or dim == size, "S3", value.name)
 
 
 def dtype_name(element):

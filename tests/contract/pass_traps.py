@@ -236,6 +236,17 @@ MORE = [
         "more axes",
         {"t": (2, 4), "b": (1, 1, 1, 4)},
     ),
+    *(
+        Trap(
+            "fold_one_hot",
+            f"one more than the last class would wrap in {kind}",
+            f"({kind}[N,1] x, {kind}[1,{top}] classes, float[{top},2] w) => (float[N,2] y) "
+            "{ e = Equal(x, classes) h = Cast<to = 1>(e) y = MatMul(h, w) }",
+            "nothing can be looked up",
+            {"classes": np.arange(top, dtype=kind).reshape(1, top), "w": (top, 2)},
+        )
+        for kind, top in (("int8", 128), ("int16", 5))
+    ),
     Trap(
         "unroll_loop",
         "thousands of nodes inside a branch",

@@ -1,14 +1,16 @@
 """On pretrained models, right engines pass the proof of equivalence and every small damage fails it."""
 
 from functools import cache
+from itertools import product
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from benchmarks import _models as models
+from carried_models import settled
 
 from raceline import engines
-from raceline.convert import IRTranslator, differences, settle, verify
+from raceline.convert import IRTranslator, differences, verify
 from raceline.ir import Candidate, Reference, make_inputs
 
 NAMES = [carried.name for carried in models.CARRIED]
@@ -18,26 +20,22 @@ CANNOT = {("openvino", "silero_vad"), ("mnn", "magika")}
 
 
 @cache
-def settled(name):
+def known(name):
     """The model, its sizes at batch 1, and inputs and outputs of the reference."""
-    if name in models.missing():
-        pytest.skip(f"needs {name}: {models.INSTALL}")
-    case = next(case for case in models.real_models() if case.name == name)
-    values = {spec.name: spec.values for spec in case.inputs if spec.values}
-    model, sizes = settle(IRTranslator().parse(case.path), shapes=case.shapes(1), values=values)
+    model, sizes = settled(name)
     inputs = make_inputs(model.signature, model.signature.concrete(sizes), seed=0)
     return model, sizes, inputs, Reference(model).run(inputs)
 
 
 def floats(name):
     """Names of the outputs that are floats."""
-    expected = settled(name)[3]
+    expected = known(name)[3]
     return [output for output, array in expected.items() if array.dtype.kind == "f"]
 
 
 def fails(name, output, wrong):
     """Whether all engines' tolerances refuse this array as that output."""
-    expected = settled(name)[3]
+    expected = known(name)[3]
     got = {**expected, output: wrong.astype(expected[output].dtype)}
     verdicts = [
         {d.name: d.ok for d in differences(expected, got, engines.load(engine).tolerance)}
@@ -48,19 +46,16 @@ def fails(name, output, wrong):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine, name", sorted(set(product(ENGINES, NAMES)) - CANNOT))
 def test_engines_that_are_right_pass(name, engine):
-    if (engine, name) in CANNOT:
-        pytest.skip(f"{engine} cannot run {name} rightly")
-    model, sizes, _, _ = settled(name)
+    model, sizes = settled(name)
     verdict = verify(model, IRTranslator().optimize(model), Candidate(engine), [sizes], seeds=(0, 1))
     assert verdict.ok, verdict.outputs
 
 
 @pytest.mark.slow
 def test_an_engine_that_is_wrong_fails():
-    model, sizes, _, _ = settled("magika")
+    model, sizes = settled("magika")
     cases = [{**sizes, model.signature.batch_axis: 3}]
     verdict = verify(model, model, Candidate("mnn"), cases, seeds=(0, 1))
     assert not verdict.ok and verdict.divergence.blame == "engine"
@@ -68,7 +63,7 @@ def test_an_engine_that_is_wrong_fails():
 
 @pytest.mark.parametrize("name", ["nudenet", "magika", "silero_vad", "basic_pitch"])
 def test_an_output_of_zeros_fails_and_the_right_one_passes(name):
-    expected = settled(name)[3]
+    expected = known(name)[3]
     for output in floats(name):
         assert not fails(name, output, expected[output])
         assert fails(name, output, 0 * expected[output])
@@ -82,7 +77,7 @@ def test_an_output_of_zeros_fails_and_the_right_one_passes(name):
 @pytest.mark.parametrize("channel", range(22))
 def test_each_of_a_detectors_channels_counts(channel):
     """Its boxes reach 320, its class scores 0.02 at most."""
-    ((output, right),) = settled("nudenet")[3].items()
+    ((output, right),) = known("nudenet")[3].items()
     for factor in (0, 1.1, -1):
         wrong = right.copy()
         wrong[:, channel] *= np.float32(factor)
@@ -97,7 +92,7 @@ def test_each_of_a_detectors_channels_counts(channel):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_detector_without_class_scores_is_not_proven_and_the_node_is_named(engine):
-    source, sizes, _, _ = settled("nudenet")
+    source, sizes = settled("nudenet")
     broken = source.clone()
     scores = [node for node in broken.program.graph if node.op_type == "Sigmoid"][-1]
     right, zeros = scores.outputs[0], ir.node("Sub", scores.inputs[:1] * 2, name="zeros")

@@ -1,6 +1,7 @@
 """Whole models: optimised, they give the same numbers on every engine that takes them, and move less."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ from benchmarks import _models as models
 
 from raceline import engines
 from raceline.convert import IRTranslator, Refusal, Rewrite, optimise
-from raceline.core.errors import BadModelError
 from raceline.ir import cost, run_reference
 
 CARRIED = [carried.name for carried in models.CARRIED]
@@ -81,16 +81,15 @@ def test_a_pretrained_model_keeps_its_numbers_by_the_reference(name):
     agree(run_reference(source, inputs), run_reference(result, inputs))
 
 
-@pytest.mark.parametrize("engine", ["openvino", "mnn"])
-@pytest.mark.parametrize("name", CARRIED)
+@pytest.mark.parametrize(
+    "engine, name",
+    # OpenVINO cannot convert silero_vad as it comes: a convolution after an If of unknown rank.
+    sorted(set(itertools.product(["openvino", "mnn"], CARRIED)) - {("openvino", "silero_vad")}),
+)
 def test_other_engines_take_what_they_took_before(name, engine):
     case, source, result, _ = carried(name)
     inputs = case.tensors(1)
-    try:
-        before = run(engine, source, inputs)
-    except BadModelError as error:
-        pytest.skip(f"{engine} refuses the source: {error}")
-    agree(before, run(engine, result, inputs))
+    agree(run(engine, source, inputs), run(engine, result, inputs))
 
 
 @pytest.mark.parametrize("name", CARRIED)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from benchmarks import _models as models
+from carried_models import settled
 
 from raceline.convert import IRTranslator, compare_models, settle, writing
 from raceline.core.errors import UnsupportedOperatorError
@@ -24,16 +25,6 @@ WAYS = {
 }
 # MNN computes it wrongly, which the proof must tell.
 WRONG = {("magika", "mnn")}
-
-
-@cache
-def settled(name):
-    """The model and its sizes at batch 1."""
-    if name in models.missing():
-        pytest.skip(f"needs {name}: {models.INSTALL}")
-    case = next(case for case in models.real_models() if case.name == name)
-    values = {spec.name: spec.values for spec in case.inputs if spec.values}
-    return settle(IRTranslator().parse(case.path), shapes=case.shapes(1), values=values)
 
 
 def proven(name, way, place):

@@ -88,6 +88,27 @@ def test_outputs_are_computed_by_a_node_and_have_their_names():
     }
 
 
+def test_an_output_keeps_its_name_where_something_inside_has_it():
+    b = Builder("m")
+    x = b.input("x", "float32", [2])
+    hidden = b.op("Relu", x, name="y")
+    b.output(b.op("Add", hidden, b.constant(np.float32([1, 2]))), "const")  # as constants are called inside
+    b.output(b.op("Neg", hidden), "y")
+    b.output(b.op("Abs", x), "x")
+    model = finished(b)
+    assert [spec.name for spec in model.signature.outputs] == ["const", "y", "x_2"]
+    assert model.provenance.steps == ("Output 'x' became 'x_2': another input or output has its name.",)
+    found = run_reference(model, {"x": np.float32([-1, 5])})
+    assert {name: list(a) for name, a in found.items()} == {"const": [1, 7], "y": [0, -5], "x_2": [1, 5]}
+
+
+def test_inputs_left_out_at_the_end_are_not_spelt_out():
+    b = Builder("m")
+    x = b.input("x", "float32", [2, 4])
+    b.output(b.op("LayerNormalization", x, np.ones(4, np.float32), None), "y")
+    assert len(next(iter(b.graph)).inputs) == 2
+
+
 def test_what_cannot_be_is_told_with_the_sources_node():
     b = Builder("m")
     x = b.input("x", "float32", [2, 3])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from raceline.convert.build import Builder
-from raceline.convert.channels_last import conv, conv_transpose, pads, pool
+from raceline.convert.channels_last import conv, conv_transpose, pads, pool, resize
+from raceline.engines import Options, load
 from raceline.ir import Provenance, run_reference
 
 RNG = np.random.default_rng(0)
@@ -85,3 +86,47 @@ def test_the_gradient_undoes_the_shape_and_is_the_adjoint(out, k, s, padding):
 
 def test_explicit_padding_is_kept():
     assert pads([5, 5], [3, 3], [1, 1], [1, 1], [(1, 0), (2, 3)]) == {"pads": [1, 2, 0, 3]}
+
+
+def gradient(padding, kernel, stride, size, out, *, is_computed):
+    """A transposed convolution to `out` elements, told as a number or computed by the model."""
+    b = Builder("m")
+    random = np.random.default_rng(kernel * 10 + stride)
+    x = b.input("x", "float32", ["n", "h" if is_computed else size, size, 3])
+    weight = b.constant(random.standard_normal((3, 2, kernel, kernel)).astype(np.float32))
+    wanted = b.input("wanted", "int64", [2]) if is_computed else None
+    y = conv_transpose(
+        b, x, weight, bias=b.constant(np.float32([1, -1])), strides=[stride, stride], padding=padding,
+        output=[None, None] if is_computed else [out, out], computed=wanted,
+    )  # fmt: skip
+    b.output(y, "y")
+    model = b.model(Provenance())
+    feeds = {"x": random.standard_normal((2, size, size, 3)).astype(np.float32)}
+    return run_reference(model, feeds | ({"wanted": np.array([out, out])} if is_computed else {}))["y"]
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_a_computed_size_gives_what_the_number_gives(padding, kernel, stride):
+    size = 4
+    longest = size * stride if padding == "SAME" else (size - 1) * stride + kernel + stride - 1
+    for out in range(longest - stride + 1, longest + 1):
+        one, other = (gradient(padding, kernel, stride, size, out, is_computed=c) for c in (False, True))
+        assert one.shape == (2, out, out, 2)
+        np.testing.assert_allclose(other, one, atol=1e-5)
+
+
+def test_onnx_runtime_takes_two_pictures_of_one():
+    """By axes it loses their sizes where it moves them past the transpositions."""
+    b = Builder("m")
+    x = b.input("x", "float32", ["n", 6, 6, 3])
+    for name, size in (("y", [9, 10]), ("z", [7, 5]), ("twice", [12, 12])):
+        scaled = resize(b, x, b.constant(np.array(size)), mode="linear")
+        b.output(scaled, name)
+    model = b.model(Provenance())
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 6, 6, 3)).astype(np.float32)}
+    found = load("onnxruntime").load(model, Options()).run(feeds)
+    for name, expected in run_reference(model, feeds).items():
+        np.testing.assert_allclose(found[name], expected, atol=1e-5)
+    assert found["twice"].shape == (2, 12, 12, 3)

@@ -1,6 +1,7 @@
 """`raceline convert`: what each command prints, its JSON, its exit codes, and what it says of bad input."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import typer
 from raceline import cli
 from raceline.convert import IRTranslator, formats_table, known_formats, rewrite, writing
 from raceline.convert.example import model_from_text
+from raceline.convert.formats.tflite.write import GraphSpec, OperatorSpec, TensorSpec, written
 from raceline.ir import Bundle, write_onnx
 
 ROOT = Path(__file__).parents[2]
@@ -240,3 +242,55 @@ def test_what_is_no_model_is_told(run, tmp_path, command, content):
 def test_a_limit_is_kept(run, net):
     code, _, err = run("inspect", net, "--memory-limit", "1")
     assert code == 2 and "too large" in err
+
+
+# ---------------------------------------------------------------- what a reader must be told
+
+
+def test_a_reader_takes_options_by_name(run, tmp_path):
+    kind = TensorSpec("float32", (2, 3))
+    graphs = [
+        GraphSpec({"x": kind, "y": kind}, [OperatorSpec(op, ["x"], ["y"])], ["x"], ["y"])
+        for op in ("RELU", "TANH")
+    ]
+    signatures = [(name, {"in": "x"}, {"out": "y"}) for name in ("first", "second")]
+    path = tmp_path / "two.tflite"
+    path.write_bytes(written(*graphs, signatures=signatures))
+    code, out, _ = run("inspect", path, "--read", "signature=first", "--json")
+    assert code == 0 and json.loads(out)["inputs"] == ["in: float32[2, 3]"]
+    code, _, err = run("inspect", path, "--read", "signature=third")
+    assert code == 2 and "first, second" in err
+    code, _, err = run("inspect", path, "--read", "colour=red")
+    assert code == 2 and "without an option 'colour'" in err and "signature" in err
+
+
+def test_what_a_format_does_not_know_is_told_before_it_is_read(run, tmp_path):
+    torch = pytest.importorskip("torch")
+    scripted = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU()).eval())
+    path = tmp_path / "net.pt"
+    torch.jit.save(scripted, str(path))
+    code, _, err = run("inspect", path)
+    assert code == 2 and "--shape" in err
+    target = tmp_path / "net.onnx"
+    code, out, _ = run(path, "--to", "onnx", "-o", target, "--shape", "input=batch,3")
+    assert code == 0 and "proven" in out
+    code, out, _ = run(
+        "inspect", path, "--shape", "input=batch,3", "--read", "dtypes=input:float64", "--json"
+    )
+    assert code == 2 or json.loads(out)["inputs"] == ["input: float64[batch, 3]"]
+    code, _, err = run("inspect", path, "--shape", "input=batch,3", "--read", "dtypes=float64")
+    assert code == 2 and "NAME:VALUE" in err
+    code, out, _ = run("explain", path, "--shape", "input=batch,3")
+    assert code == 0
+
+
+def test_an_axis_cannot_be_named_where_the_format_names_it(run, net):
+    code, _, err = run("inspect", net, "--shape", "x=batch,4,6,6")
+    assert code == 2 and "Give numbers" in err
+
+
+def test_pipes_are_not_waited_for(run, tmp_path):
+    for name in ("model.onnx", "model.keras", "model.tflite"):
+        os.mkfifo(tmp_path / name)
+        code, _, err = run("inspect", tmp_path / name)
+        assert code == 2 and "neither a file nor a folder" in err

@@ -222,7 +222,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_not(tmp_path,
     for place in (dead, alive):
         place.mkdir()
         (place / "weights.bin").write_bytes(b"half")
-    holder = folder_store._lock(alive)  # as its writer would
+    holder = folder_store.lock(alive)  # as its writer would
     Bundle.write(tmp_path / "b", model)
     os.close(holder)
     assert not dead.exists()

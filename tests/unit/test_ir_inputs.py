@@ -228,21 +228,22 @@ def test_the_proof_uses_the_runner_it_is_given(tmp_path):
     model = m.read(m.perceptron(), tmp_path)
     reference, batches = Reference(model), []
 
-    def run(feeds):
-        batches.append(len(feeds["x"]))
-        return reference.run(feeds)
+    def run_all(cases):
+        batches.extend(len(feeds["x"]) for feeds in cases)
+        return [reference.run(feeds) for feeds in cases]
 
-    assert prove_batch_axis(model, {"batch": 1}, run=run) == "batch"
+    assert prove_batch_axis(model, {"batch": 1}, run_all=run_all) == "batch"
     assert batches == [1, 1, 2, 2]
 
 
 def test_a_runner_that_mixes_rows_is_found_out(tmp_path):
     model = m.read(m.perceptron(), tmp_path)
     reference = Reference(model)
-    assert (
-        prove_batch_axis(model, {"batch": 1}, run=lambda f: {"y": reference.run(f)["y"] + len(f["x"])})
-        is None
-    )
+
+    def run_all(cases):
+        return [{"y": reference.run(feeds)["y"] + len(feeds["x"])} for feeds in cases]
+
+    assert prove_batch_axis(model, {"batch": 1}, run_all=run_all) is None
 
 
 @pytest.mark.parametrize("wrong", ["small channel", "small row", "nothing finite", "another type"])

@@ -218,7 +218,7 @@ def not_numbers(file):
         (claiming, "more than the file holds"),
         (texts, "plain numbers"),
         (misshapen, r"\(2, 3\) and should be \(3, 2\)"),
-        (fewer, "has 1 arrays and should have 2"),
+        (fewer, "has 1 array and should have 2"),
         (of_another, "belongs to a layer 'another'"),
         (not_numbers, "NaN"),
         (lambda file: None, "has 0 arrays"),
@@ -274,6 +274,17 @@ def test_narrow_policies_compute_in_float32_and_say_so(tmp_path):
     model = reader.read(save(tmp_path, sequential(layer("Dense", "dense", **DENSE | {"dtype": policy}))))
     assert any("mixed_float16" in step for step in model.provenance.steps)
     assert model.signature.outputs[0].dtype == "float32"
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(
+    "kind, sizes", [("UpSampling2D", {"size": 2}), ("Resizing", {"height": 5, "width": 7})]
+)
+def test_interpolation_that_depends_on_the_backend_is_told(tmp_path, caplog, kind, sizes, mode):
+    grown = layer(kind, "grown", interpolation=mode, **sizes)
+    model = reader.read(save(tmp_path, sequential(grown, shape=(None, 4, 4, 3)), lambda file: None))
+    told = [step for step in model.provenance.steps if "grown" in step and "on TensorFlow" in step]
+    assert bool(told) == ("on TensorFlow" in caplog.text) == (mode == "bicubic")
 
 
 def test_quantised_weights_are_refused(tmp_path):

@@ -35,9 +35,9 @@ def written(folder, names):
     """Models saved by Keras in a process of its own, with what it computes of them."""
     if not all(importlib.util.find_spec(name) for name in ("keras", "torch")):
         pytest.skip("keras or torch is not installed")
-    command = [sys.executable, keras_cases.__file__, str(folder), *names]
+    command = [sys.executable, "-m", "keras_cases", str(folder), *names]
     environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(folder)}
-    subprocess.run(command, env=environment, capture_output=True, check=True)
+    subprocess.run(command, env=environment, cwd=FIXTURES.parents[1], capture_output=True, check=True)
     return folder
 
 

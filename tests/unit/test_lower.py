@@ -83,6 +83,15 @@ def test_nonsense_is_a_broken_model(node, message):
         run(node)
 
 
+@pytest.mark.parametrize("attributes", [{}, {"which": 7}, {"which": [0]}])
+def test_what_a_rule_does_not_expect_may_be_our_fault_and_says_so(attributes):
+    with pytest.raises(BadModelError, match=r"file: node 'n' \(Careless\) cannot.*fault of Raceline.*report"):
+        run(SourceNode("Careless", "n", ("x",), ("y",), attributes))
+    with pytest.raises(BadModelError, match="'n'.*makes no sense: ValueError") as caught:
+        run(SourceNode("Careless", "n", ("x",), ("y",), {"which": "no number"}))
+    assert "fault" not in str(caught.value)
+
+
 def test_no_operator_has_two_rules():
     other = Rules()
     other("Twice")(twice)

@@ -140,7 +140,7 @@ def test_an_input_with_a_default_is_fixed_and_that_is_told(tmp_path):
     model.graph.input.append(m.info("b", [3]))
     got = m.read(model, tmp_path)
     assert [s.name for s in got.signature.inputs] == ["x"]
-    assert got.provenance.steps == ("Fixed 1 inputs at their default values (b).",)
+    assert got.provenance.steps == ("Fixed 1 input at the default value (b).",)
 
 
 @pytest.mark.parametrize("version", [14, 99])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import flipped
 
 from raceline.convert.formats.paddle import model, params, program
 from raceline.convert.readers import paddle
@@ -45,13 +46,6 @@ def survives(path):
     except RacelineError:
         return
     assert found.signature.outputs
-
-
-def flipped(data, generator):
-    changed = bytearray(data)
-    for _ in range(int(generator.integers(1, 4))):
-        changed[int(generator.integers(0, len(changed)))] ^= int(generator.integers(1, 256))
-    return bytes(changed)
 
 
 def damage(folder, count, seed):

@@ -133,3 +133,21 @@ def test_a_loop_in_a_branch_and_a_branch_in_a_loop():
     result, _ = optimise(model)
     assert set(ops(result)) <= {"Add", "Mul"} or not {"If", "Loop"} & set(ops(result))
     same(model, result, x=np.float32([1, -2, 3]))
+
+
+def test_a_body_that_gives_back_what_it_was_given_is_written_out():
+    """Its output is a value that it reads, of its own or from around it, and no node's."""
+    model = model_from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        main (float[N] x, int64 turns, bool yes) => (float[N] y, float[N] z, float[M, N] all) {
+            y, z, all = Loop (turns, yes, x, x) <
+                body = turn (int64 i, bool go, float[N] g, float[N] h)
+                    => (bool go, float[N] h, float[N] k, float[N] g) { k = Neg(g) }
+            >
+        }""",
+        turns=np.array(3),
+        yes=np.array(True),
+    )
+    result, report = optimise(model)
+    assert "unroll_loop" in fired(report) and "Loop" not in ops(result)
+    same(model, result, x=np.float32([1, -2, 3]))

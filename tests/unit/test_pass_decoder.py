@@ -103,6 +103,54 @@ def test_rotary_is_recognised(parts):
     same(model, result)
 
 
+PAIRS = """<ir_version: 8, opset_import: ["": 17]>
+    main (float[N, 2, 3, 8] x, float[3, {width}] cos, float[3, {width}] sin, int64[1] zero, int64[1] one,
+        int64[1] two, int64[1] end, int64[1] last, int64[4] whole) => (float[N, 2, 3, 8] y) {{
+        even = Slice(x, zero, end, last, two)
+        odd = Slice(x, one, end, last, two)
+        {ends}
+    }}"""
+STACKED = """back = Neg({negated}) a = Unsqueeze(back, {axis}) b = Unsqueeze({kept}, {axis})
+    pair = Concat<axis = {join}>(a, b) turned = Reshape(pair, whole) straight = Mul(x, cos)
+    across = Mul(turned, sin) y = Add(straight, across)"""
+COMPLEX = """ec = Mul(even, cos) os = Mul({odd}, sin) es = Mul(even, sin) oc = Mul(odd, cos) re = Sub(ec, os)
+    im = Add(es, oc) a = Unsqueeze(re, last) b = Unsqueeze(im, last) pair = Concat<axis = -1>(a, b)
+    y = Reshape(pair, whole)"""
+
+
+def side_by_side(ends, width=8, **words):
+    words = {"negated": "odd", "kept": "even", "axis": "last", "join": -1, "odd": "odd", **words}
+    return model_from_text(
+        PAIRS.format(width=width, ends=ends.format(**words)),
+        cos=(3, width), sin=(3, width), zero=np.array([0]), one=np.array([1]), two=np.array([2]),
+        end=np.array([2**31 - 1]), last=np.array([-1]), whole=np.array([0, 0, 0, 8]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [(STACKED, 8), (COMPLEX, 4)], ids=["stacked", "complex"])
+def test_rotary_of_neighbouring_channels_is_recognised(form):
+    model = side_by_side(*form)
+    result, report = optimise(model)
+    assert "fuse_rotary" in fired(report)
+    assert {node.op_type.split("_")[0] for node in result.program.graph} == {"Rotary"}
+    same(model, result)
+
+
+@pytest.mark.parametrize(
+    ("ends", "width", "change", "reason"),
+    [
+        (STACKED, 8, {"negated": "even", "kept": "odd"}, "channels of each pair"),
+        (STACKED, 8, {"join": 3}, "another axis"),
+        (COMPLEX, 4, {"odd": "even"}, ""),
+    ],
+)
+def test_what_only_looks_like_neighbours_stays(ends, width, change, reason):
+    model = side_by_side(ends, width, **change)
+    result, report = optimise(model, passes=["fuse_rotary"])
+    assert "fuse_rotary" not in fired(report) and reason in reasons(report, "fuse_rotary")
+    same(model, result)
+
+
 @pytest.mark.parametrize("change", [{"negated": "low", "kept": "high"}])
 def test_what_turns_the_other_way_stays(change):
     model = rotary(**change)

@@ -228,6 +228,16 @@ ATTENTION = [
         {"r": f32(2.8), "low": f32(-1e9)},
     ),
     Spelling(
+        "attention, rows that are masked whole set to zero, as torch exports boolean masks",
+        HEADS.format(
+            "bool[N,1,6,6] mask, float low, float none",
+            "t = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, t) m = Where(mask, s, low) p = Softmax<axis=-1>(m) "
+            "b = IsNaN(p) w = Where(b, none, p) y = MatMul(w, v)",
+        ),
+        ("Attention",),
+        {"low": f32(-np.inf), "none": f32(0)},
+    ),
+    Spelling(
         "attention with the heads' layout around it, as BERT is exported",
         "(float[N,6,16] x, float[16,16] wq, float[16,16] wk, float[16,16] wv, int64[4] split, int64[3] "
         "join, float r) "
@@ -483,7 +493,27 @@ CONSTANTS = [
     ),
 ]
 
-EVERY = [*CONSTANTS, *GELUS, *GATES, *NORMS, *ATTENTION, *FOLDS, *EPILOGUES, *LAYOUTS]
+GEMM = {"w": (4, 3), "b": f32(0.5)}
+SCALARS = [
+    Spelling(
+        "a factor and an offset behind a layer whose bias is one number",
+        "(float[N,4] x, float[4,3] w, float b, float[3] f) => (float[N,3] y) "
+        "{ h = Gemm(x, w, b) t = Mul(h, f) y = Add(t, f) }",
+        ("Gemm",),
+        {**GEMM, "f": (3,)},
+        rtol=1e-6,
+    ),
+    Spelling(
+        "a factor and an offset before a layer whose bias is one number",
+        "(float[N,4] x, float[4,3] w, float b, float[4] f) => (float[N,3] y) "
+        "{ t = Mul(x, f) h = Add(t, f) y = Gemm(h, w, b) }",
+        ("Gemm",),
+        {**GEMM, "f": (4,)},
+        rtol=1e-6,
+    ),
+]
+
+EVERY = [*CONSTANTS, *GELUS, *GATES, *NORMS, *ATTENTION, *FOLDS, *EPILOGUES, *LAYOUTS, *SCALARS]
 
 
 def feeds(model):

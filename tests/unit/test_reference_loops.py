@@ -70,6 +70,25 @@ def test_scan_along_other_axes_and_backwards(tmp_path):
     np.testing.assert_array_equal(found["seen"], -y[::-1].T)
 
 
+OLD_SCAN = """<ir_version: 3, opset_import: ["" : 8]>
+g (int64[b] lengths, float[b,2] start, float[b,4,2] x) => (float[b,2] last, float[b,4,2] sums) {
+  last, sums = Scan <num_scan_inputs = 1, directions = [%d],
+    body = body (float[2] held, float[2] one) => (float[2] next, float[2] sum) {
+      next = Add(held, one)
+      sum = Identity(next)
+  }>(lengths, start, x)
+}"""
+
+
+@pytest.mark.parametrize("backwards", [0, 1])
+def test_sequences_of_an_old_scan_have_lengths_of_their_own(tmp_path, backwards):
+    x = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
+    found = both(
+        OLD_SCAN % backwards, tmp_path, lengths=np.array([4, 1, 3]), start=np.ones((3, 2), np.float32), x=x
+    )
+    assert found["last"][1].tolist() == (1 + x[1, 0]).tolist() and not found["sums"][1, 1:].any()
+
+
 OPTIONAL = """<ir_version: 10, opset_import: ["" : 18]>
 g (float[n] x) => (bool there, bool absent, float[n] y) {
   some = Optional(x)

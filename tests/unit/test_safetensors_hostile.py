@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from damage import flipped
 
 from raceline.convert.formats.safetensors import file, model
 from raceline.convert.readers import safetensors
@@ -23,13 +24,6 @@ def survives(data, folder, **options):
     except RacelineError:
         return
     assert found.signature.outputs
-
-
-def flipped(data, generator):
-    changed = bytearray(data)
-    for _ in range(int(generator.integers(1, 4))):
-        changed[int(generator.integers(0, len(changed)))] ^= int(generator.integers(1, 256))
-    return bytes(changed)
 
 
 def damage(folder, count, seed):

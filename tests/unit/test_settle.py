@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, save
 from raceline.convert.example import model_from_text
 from raceline.convert.readers import onnx as reader
 from raceline.convert.settle import settle
-from raceline.core.errors import ShapeError
+from raceline.core.errors import BackendLostError, ShapeError
 from raceline.ir import Values, check, run_reference
 
 
@@ -35,6 +35,30 @@ def test_items_that_see_each_other_get_none(tmp_path):
                   [floats("x", ["n", 3])], [floats("y", ["n", 3])])  # fmt: skip
     model, sizes = settle(model)
     assert model.signature.batch_axis is None and sizes == {"n": 1}
+
+
+def test_an_input_that_is_spelt_out_as_absent_is_left_out(tmp_path):
+    """ONNX Runtime dies of it."""
+    weight = helper.make_tensor("s", TensorProto.FLOAT, [3], [1.0, 1.0, 1.0])
+    nodes = [
+        helper.make_node("Relu", ["x"], ["h"]),
+        helper.make_node("LayerNormalization", ["h", "s", ""], ["y"], axis=-1),
+    ]
+    model = saved(tmp_path, nodes, [floats("x", ["n", 3])], [floats("y", ["n", 3])], [weight])
+    assert [len(node.inputs) for node in model.program.graph] == [1, 2]
+    model, _ = settle(model)
+    assert model.signature.batch_axis == "n"
+
+
+def test_an_engine_that_dies_takes_only_its_child_along(tmp_path, monkeypatch):
+    def dies(path, cases, runtime, **_):
+        raise BackendLostError("the child was killed by SIGSEGV")
+
+    monkeypatch.setattr("raceline.convert.runtimes.run", dies)
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [3, 2], np.arange(6, dtype=np.float32))
+    model = saved(tmp_path, [helper.make_node("MatMul", ["x", "w"], ["y"])],
+                  [floats("x", ["n", 3])], [floats("y", ["n", 2])], [weight])  # fmt: skip
+    assert settle(model)[0].signature.batch_axis == "n"
 
 
 @pytest.fixture

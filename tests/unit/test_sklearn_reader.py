@@ -27,6 +27,8 @@ from sklearn import (  # noqa: E402
     impute,
     linear_model,
     mixture,
+    model_selection,
+    multiclass,
     naive_bayes,
     neighbors,
     neural_network,
@@ -38,7 +40,7 @@ from sklearn import (  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # skl2onnx and scikit-learn announce their next versions
 FLOWERS = datasets.load_iris(return_X_y=True)
-PATIENTS = datasets.load_diabetes(return_X_y=True)
+PATIENTS = tuple(array[:120] for array in datasets.load_diabetes(return_X_y=True))
 FEW = {"n_estimators": 5, "random_state": 0}
 
 CLASSIFIERS = {
@@ -46,6 +48,9 @@ CLASSIFIERS = {
     "sgd": linear_model.SGDClassifier(random_state=0),
     "svc": svm.SVC(),
     "linear svc": svm.LinearSVC(),
+    "linear svc in a pipeline": pipeline.make_pipeline(preprocessing.StandardScaler(), svm.LinearSVC()),
+    "qda": discriminant_analysis.QuadraticDiscriminantAnalysis(),
+    "one versus one": multiclass.OneVsOneClassifier(linear_model.LogisticRegression(max_iter=300)),
     "tree": tree.DecisionTreeClassifier(random_state=0),
     "forest": ensemble.RandomForestClassifier(**FEW),
     "extra trees": ensemble.ExtraTreesClassifier(**FEW),
@@ -95,6 +100,7 @@ TRANSFORMERS = {
     "svd": decomposition.TruncatedSVD(2),
     "select": feature_selection.SelectKBest(k=2),
     "impute": impute.SimpleImputer(),
+    "impute by neighbours": impute.KNNImputer(),
 }
 
 
@@ -125,7 +131,8 @@ def fitted(estimator, data):
 def test_classifiers(name):
     estimator, x = fitted(CLASSIFIERS[name], FLOWERS)
     found = computed(IRTranslator().parse(estimator), x=x)
-    np.testing.assert_array_equal(found["label"], estimator.predict(x))
+    labels = found["label"].reshape(-1) if name == "one versus one" else found["label"]
+    np.testing.assert_array_equal(labels, estimator.predict(x))
     if hasattr(estimator, "predict_proba"):
         close(found["probabilities"], estimator.predict_proba(x))
 
@@ -137,11 +144,17 @@ def test_regressors(name):
     close(found.reshape(-1), estimator.predict(x))
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", [n for n in TRANSFORMERS if "neighbours" not in n])
 def test_transformers(name):
     estimator, x = fitted(TRANSFORMERS[name], FLOWERS)
     (found,) = computed(IRTranslator().parse(estimator), x=x).values()
     close(found, estimator.transform(x))
+
+
+@pytest.mark.slow
+def test_an_imputer_by_neighbours():
+    """NaN is a value that it compares with, and no damage."""
+    test_transformers("impute by neighbours")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +168,7 @@ def test_clusters(estimator):
     np.testing.assert_array_equal(found["label"].reshape(-1), estimator.predict(x))
 
 
-def test_columns_of_numbers_and_texts(tmp_path):
+def test_columns_of_numbers_and_texts():
     """By position, as pandas is not needed here: two numbers and a text, each an input of its own."""
     random = np.random.default_rng(0)
     numbers = random.normal(size=(60, 2))
@@ -168,27 +181,56 @@ def test_columns_of_numbers_and_texts(tmp_path):
     model = pipeline.make_pipeline(columns, linear_model.LogisticRegression()).fit(x, y.astype(np.int64))
     inputs = {"numbers": ("float32", 2), "colour": ("str", 1)}
     feeds = {"numbers": numbers.astype(np.float32), "colour": texts.astype(object)}
-    path = tmp_path / "model.skops"
-    skops_io.dump(model, path)
-    found = computed(reader.read(path, inputs=inputs), **feeds)
+    found = computed(reader.read_object(model, inputs=inputs), **feeds)
     np.testing.assert_array_equal(found["label"], model.predict(x))
     close(found["probabilities"], model.predict_proba(x))
 
 
-@pytest.mark.parametrize("name", ["histogram boosting", "pipeline"])
+@pytest.mark.parametrize("name", ["pipeline", pytest.param("histogram boosting", marks=pytest.mark.slow)])
 def test_files_of_skops(tmp_path, name):
     estimator, x = fitted(CLASSIFIERS[name], FLOWERS)
     path = tmp_path / "model.skops"
     skops_io.dump(estimator, path)
     model = IRTranslator().parse(path)
     assert model.provenance.source == "model.skops" and "scikit-learn" in model.provenance.producer
+    assert any("Compared with scikit-learn" in step for step in model.provenance.steps)
     np.testing.assert_array_equal(computed(model, x=x)["label"], estimator.predict(x))
+
+
+THRESHOLDS = {
+    "one versus rest of margins": multiclass.OneVsRestClassifier(svm.LinearSVC()),
+    "a threshold that was tuned": model_selection.TunedThresholdClassifierCV(
+        linear_model.LogisticRegression(), scoring="recall", cv=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_what_skl2onnx_gets_wrong_is_refused(name):
+    """Both compare with a half where scikit-learn compares with another number: few labels differ."""
+    x, y = datasets.load_breast_cancer(return_X_y=True)
+    x = preprocessing.scale(x[:, :6]).astype(np.float32)
+    estimator = THRESHOLDS[name].fit(x, y)
+    with pytest.raises(BadModelError, match=r"into something else by skl2onnx.*'label'.*differs"):
+        reader.read_object(estimator)
+
+
+@pytest.mark.slow
+def test_quantiles_of_tenths_are_refused():
+    """Many are equal, and float32 has no tenths: what lies in the middle of them for scikit-learn does not here."""
+    x = np.random.default_rng(0).normal(size=(90, 2)).astype(np.float32)
+    reader.read_object(preprocessing.QuantileTransformer(n_quantiles=30).fit(x))
+    with pytest.raises(BadModelError, match="into something else by skl2onnx"):
+        reader.read_object(
+            preprocessing.QuantileTransformer(n_quantiles=150).fit(FLOWERS[0].astype(np.float32))
+        )
 
 
 def touch(x):
     return x
 
 
+@pytest.mark.slow
 def test_types_that_could_run_code_are_named(tmp_path):
     path = tmp_path / "model.skops"
     x = FLOWERS[0].astype(np.float32)
@@ -223,7 +265,7 @@ def test_it_takes_estimators_alone():
     assert reader.takes(linear_model.Ridge()) and not reader.takes(np.zeros(3)) and not reader.takes(touch)
 
 
-@pytest.mark.parametrize("change", ["bomb", "climb", "schema", "cut"])
+@pytest.mark.parametrize("change", ["bomb", "climb", pytest.param("schema", marks=pytest.mark.slow), "cut"])
 def test_archives_that_are_none(tmp_path, change):
     path = tmp_path / "strange.skops"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -117,6 +117,8 @@ def test_what_would_change_meaning_is_refused(tmp_path, graph, words):
     "graph, words",
     [
         (one("TANH", ["y"]), "nothing writes"),
+        (one("GATHER", ["x", "i"], ("GatherOptions", {"axis": 1, "batch_dims": -(2**31)}),
+             {"i": np.array([0, 1], np.int32)}), "batch axes"),
         (one("CALL", ["x"], ("CallOptions", {"subgraph": 0})), "without end"),
         (one("CALL", ["x"], ("CallOptions", {"subgraph": 9})), "no subgraph 9"),
         (one("CONV_2D", ["x", "x", ""], ("Conv2DOptions", {})), "CONV_2D"),
@@ -124,7 +126,7 @@ def test_what_would_change_meaning_is_refused(tmp_path, graph, words):
         (one("STRIDED_SLICE", ["x", "p", "p", "p"], ("StridedSliceOptions", {}),
              {"p": np.int32([1, 1, 1])}), "entries"),
         (GraphSpec({"x": TensorSpec("int8", (2, 3), None, (0.0,), (0,)), "y": F},
-                   [OperatorSpec("DEQUANTIZE", ["x"], ["y"])], ["x"], ["x", "y"]), None),
+                   [OperatorSpec("DEQUANTIZE", ["x"], ["y"])], ["x"], ["x", "y"]), "scale of zero"),
         (GraphSpec({"x": F, "y": TensorSpec("int8", (2, 3), None, (0.0,), (0,))},
                    [OperatorSpec("QUANTIZE", ["x"], ["y"])], ["x"], ["y"]), "scale of zero"),
         (GraphSpec({"x": F, "y": TensorSpec("int8", (2, 3), None, (np.inf,), (0,))},
@@ -141,12 +143,26 @@ def test_what_would_change_meaning_is_refused(tmp_path, graph, words):
     ],
 )  # fmt: skip
 def test_broken_models_are_told_with_the_file_and_the_place(tmp_path, graph, words):
-    if words is None:  # zeros are what a scale of zero stands for
-        assert not run_reference(read(tmp_path, graph), {"x": np.ones((2, 3), np.int8)})["y"].any()
-        return
     with pytest.raises(BadModelError, match=words) as caught:
         read(tmp_path, graph)
     assert "NaN" in words or "model.tflite" in str(caught.value) or "tensor" in str(caught.value)
+
+
+@pytest.mark.parametrize("stored, fine", [([[1, 0], [2, 0]], True), ([[1, 0], [2, 1]], False)])
+def test_a_stored_channel_of_zeros_may_have_a_scale_of_zero(tmp_path, stored, fine):
+    """As TensorFlow Lite's own quantiser gives it to channels without weights."""
+    weights = TensorSpec("int8", (2, 2), np.int8(stored), (0.5, 0.0), (0, 0), 1)
+    tensors = {"w": weights, "x": TensorSpec("float32", (2, 2)), "y": TensorSpec("float32", (2, 2))}
+    dequantised = OperatorSpec("DEQUANTIZE", ["w"], ["v"])
+    tensors["v"] = TensorSpec("float32", (2, 2))
+    add = OperatorSpec("ADD", ["x", "v"], ["y"], ("AddOptions", {}))
+    graph = GraphSpec(tensors, [dequantised, add], ["x"], ["y"])
+    if not fine:
+        with pytest.raises(BadModelError, match="zero, though weights there are not"):
+            read(tmp_path, graph)
+        return
+    (y,) = run_reference(read(tmp_path, graph), {"x": np.zeros((2, 2), np.float32)}).values()
+    np.testing.assert_array_equal(y, np.float32(stored) * 0.5)
 
 
 def test_subgraphs_that_call_each_other_for_ever_or_too_often_end(tmp_path):
@@ -321,3 +337,69 @@ def test_pooled_places_lead_back(tmp_path):
     windows = x.reshape(1, 2, 2, 3, 2, 3).max((2, 4))
     np.testing.assert_array_equal(found["m"], windows)
     np.testing.assert_array_equal(found["y"], np.where(x == windows.repeat(2, 1).repeat(2, 2), x, 0))
+
+
+def test_each_variable_is_one_of_its_own(tmp_path):
+    resource = TensorSpec("resource", ())
+    weights = {name: np.full((2, 3), number, np.float32) for name, number in (("a", 3), ("b", 10))}
+    handles = [
+        OperatorSpec("VAR_HANDLE", [], [f"h{n}"], ("VarHandleOptions", {"container": "", "shared_name": n}))
+        for n in weights
+    ]
+    reads = [OperatorSpec("READ_VARIABLE", [f"h{n}"], [n], ("ReadVariableOptions", {})) for n in weights]
+    main = GraphSpec(
+        {"x": F, "ha": resource, "hb": resource, "a": F, "b": F, "p": F, "y": F},
+        [
+            OperatorSpec("CALL_ONCE", [], [], ("CallOnceOptions", {"init_subgraph_index": 1})),
+            *handles,
+            *reads,
+            OperatorSpec("MUL", ["x", "a"], ["p"], ("MulOptions", {})),
+            OperatorSpec("ADD", ["p", "b"], ["y"], ("AddOptions", {})),
+        ],
+        ["x"],
+        ["y"],
+    )
+    assigns = [
+        OperatorSpec("ASSIGN_VARIABLE", [f"h{n}", f"c{n}"], [], ("AssignVariableOptions", {}))
+        for n in weights
+    ]
+    tensors = {"ha": resource, "hb": resource, "ca": weights["a"], "cb": weights["b"]}
+    setup = GraphSpec(tensors, [*handles, *assigns], [], [])
+    x = np.full((2, 3), 2, np.float32)
+    np.testing.assert_array_equal(run_reference(read(tmp_path, main, setup), {"x": x})["y"], 2 * x + 12)
+
+
+def test_a_variable_that_lasts_is_an_input_and_an_output(tmp_path):
+    """y = w + x, and w is y at the next call."""
+    resource = TensorSpec("resource", ())
+    handle = OperatorSpec(
+        "VAR_HANDLE", [], ["v"], ("VarHandleOptions", {"container": "", "shared_name": "w"})
+    )
+    assign = OperatorSpec("ASSIGN_VARIABLE", ["v", "y"], [], ("AssignVariableOptions", {}))
+    main = GraphSpec(
+        {"x": F, "v": resource, "w": F, "y": F},
+        [
+            OperatorSpec("CALL_ONCE", [], [], ("CallOnceOptions", {"init_subgraph_index": 1})),
+            handle,
+            OperatorSpec("READ_VARIABLE", ["v"], ["w"], ("ReadVariableOptions", {})),
+            OperatorSpec("ADD", ["x", "w"], ["y"], ("AddOptions", {})),
+            assign,
+        ],
+        ["x"],
+        ["y"],
+    )
+    first = np.full((2, 3), 0.5, np.float32)
+    setup = GraphSpec(
+        {"v": resource, "c": first},
+        [handle, OperatorSpec("ASSIGN_VARIABLE", ["v", "c"], [], ("AssignVariableOptions", {}))],
+        [],
+        [],
+    )
+    model = read(tmp_path, main, setup)
+    assert [spec.name for spec in model.signature.outputs] == ["y", "w_next"]
+    assert "beginning with 0.5 everywhere" in model.provenance.steps[0]
+    state, x = first, np.ones((2, 3), np.float32)
+    for turn in range(1, 4):
+        found = run_reference(model, {"x": x, "w": state})
+        state = found["w_next"]
+        np.testing.assert_array_equal(found["y"], first + turn)

@@ -10,6 +10,7 @@ from torch import nn  # noqa: E402
 from unit.test_torchscript_operators import compare, flat, read  # noqa: E402
 
 from raceline.convert import IRTranslator  # noqa: E402
+from raceline.convert.formats.torchscript.rules import RULES  # noqa: E402
 from raceline.core.errors import BadModelError, ConfigError, UnsupportedOperatorError  # noqa: E402
 from raceline.ir import run_reference  # noqa: E402
 
@@ -140,7 +141,7 @@ def test_an_optional_input_is_there_when_its_shape_is_given(tmp_path):
 def test_a_check_that_cannot_be_decided_is_noted(tmp_path):
     path, _ = saved(Branches(), tmp_path)
     steps = read(path, tmp_path, {"x": ("batch", 3, 4)}).provenance.steps
-    assert any("checks that raise" in step for step in steps)
+    assert any("that may raise an exception" in step for step in steps)
 
 
 @pytest.mark.parametrize("module", [Chosen(), ChosenShapes()], ids=lambda m: type(m).__name__)
@@ -265,3 +266,16 @@ def test_a_write_in_place_that_cannot_be_translated_is_never_left_out(tmp_path):
     torch.jit.trace(Puts(), torch.zeros(4, 5)).save(str(path))
     with pytest.raises(UnsupportedOperatorError, match="index_put_"):
         IRTranslator().parse(path, shapes={"x": (4, 5)})
+
+
+class Rounded(nn.Module):
+    def forward(self, x):
+        return torch.floor(x)
+
+
+def test_arguments_that_a_rule_does_not_take_are_told_with_the_node(tmp_path, monkeypatch):
+    monkeypatch.setitem(RULES, "aten::floor", lambda b, node: None)
+    path = tmp_path / "m.pt"
+    torch.jit.script(Rounded()).save(path)
+    with pytest.raises(BadModelError, match=r"m\.pt: node .*aten::floor.*TypeError.*fault of Raceline"):
+        IRTranslator().parse(path, shapes={"x": (2,)})

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from raceline.convert import IRTranslator, rewrite
-from raceline.core.errors import BadModelError, ConfigError, UnknownNameError
+from raceline.convert import IRTranslator, readers, rewrite
+from raceline.core import plugins
+from raceline.core.errors import BadModelError, ConfigError, MissingDependencyError, UnknownNameError
 from raceline.ir import Bundle, Limits, run_reference, write_onnx
 from raceline.ir.platform import stated_platforms
 
@@ -56,6 +57,37 @@ def test_what_is_no_model_is_refused(tmp_path):
         IRTranslator().parse(path)
     with pytest.raises(BadModelError, match="there is no file"):
         IRTranslator().parse(tmp_path / "absent.onnx")
+
+
+def damaged(folder, name):
+    """The example of a reader, cut off and with other first bytes."""
+    reader = plugins.load(readers, name)
+    try:
+        path = reader.example(folder)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    main = path if path.is_file() else path / getattr(reader, "landmark", "Manifest.json")
+    whole = main.read_bytes()
+    main.write_bytes(b"no" * 8 + whole[16 : len(whole) // 2])
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(set(plugins.names(readers)) - {"jax"}))
+def test_a_damaged_file_of_a_known_name_is_told_what_is_wrong(tmp_path, name):
+    path = damaged(tmp_path, name)
+    begins = "" if path.is_dir() else r".*begins with b'nono"
+    told = (
+        rf"{path.name} looks like {name} by its name, and not by its content: .+{begins}.*cut off.*--format"
+    )
+    with pytest.raises(BadModelError, match=told):
+        IRTranslator().parse(path)
+
+
+def test_a_file_that_was_not_fetched_is_told(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(BadModelError, match=r"model\.onnx looks like onnx.*git lfs pull"):
+        IRTranslator().parse(path)
 
 
 def test_options_go_to_the_reader(source):

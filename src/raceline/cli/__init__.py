@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from raceline.cli.convert import app as convert_app
-from raceline.cli.options import Json, pairs, shape
+from raceline.cli.options import Json, ReaderOptions, Shapes, Values, pairs, shape
 from raceline.core import errors
 
 __all__ = ["main"]
@@ -65,12 +65,9 @@ def deploy(
     model: Annotated[Path, typer.Argument(help="The model file.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle and the report.")] = Path("out"),
     name: Annotated[str, typer.Option(help="What to call the model; as its file by default.")] = "",
-    shapes: Annotated[
-        list[str] | None, typer.Option("--shape", help="A dynamic input's shape: NAME=1,3,224,224.")
-    ] = None,
-    values: Annotated[
-        list[str] | None, typer.Option("--value", help="The value a scalar input must have: NAME=16000.")
-    ] = None,
+    shapes: Shapes = None,
+    values: Values = None,
+    read: ReaderOptions = None,
     budget: Annotated[float, typer.Option(help="Seconds the tuner may measure.", min=1.0)] = 30.0,
     seconds: Annotated[float, typer.Option(help="Seconds of each load test.", min=0.5)] = 5.0,
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.", min=0, max=65535)] = 8001,
@@ -93,6 +90,7 @@ def deploy(
         name=name,
         shapes=pairs(shapes or [], "--shape", shape),
         values=pairs(values or [], "--value", float),
+        options=pairs(read or [], "--read", str),
         budget_s=budget,
         load_s=seconds,
         memory_limit_bytes=parse_size_bytes(memory_limit) if memory_limit else None,

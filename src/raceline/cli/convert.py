@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from raceline.cli.options import Json, MemoryLimit, Shapes, Values, pairs, shape
+from raceline.cli.options import Json, MemoryLimit, ReaderOptions, Shapes, Values, pairs, shape
 
 if TYPE_CHECKING:
-    from raceline.convert import Comparison, Equivalence, Explanation, Inspection
+    from raceline.convert import Comparison, Equivalence, Explanation, Inspection, Opened
     from raceline.ir import Limits, Model
 
 
@@ -60,6 +60,7 @@ def write(
     shapes: Shapes = None,
     values: Values = None,
     format: Format = "",  # noqa: A002  # the option's name
+    read: ReaderOptions = None,
     memory_limit: MemoryLimit = "",
     as_json: Json = False,
 ) -> None:
@@ -67,7 +68,7 @@ def write(
 
     Example: raceline convert detector.onnx --to openvino -o detector_ir --set fp16=true
     """
-    from raceline.convert import IRTranslator, explanation_of, parsed_options, settle
+    from raceline.convert import IRTranslator, explanation_of, parsed_options
     from raceline.convert import prove as prove_written
     from raceline.core.errors import ConfigError
     from raceline.loop import TerminalProgress
@@ -78,7 +79,8 @@ def write(
     translator = IRTranslator()
     options = {} if to == "bundle" else parsed_options(to, pairs(settings or [], "--set", str))
     with progress.step("read"):
-        source = _open(model, format, memory_limit)
+        opened = _open(model, format, memory_limit, shapes, values, read)
+    source = opened.model
     made = translator.optimize(source, progress=progress) if optimise else source
     story = explanation_of(source, made, [*translator.rewrites, *translator.refusals]) if why else None
     with progress.step(f"write {to}"):
@@ -86,9 +88,7 @@ def write(
     files = written if isinstance(written, list) else [written.folder / name for name in written.files]
     proof = None
     if prove and to != "bundle":
-        known, sizes = settle(
-            source, shapes=pairs(shapes or [], "--shape", shape), values=pairs(values or [], "--value", float)
-        )
+        known, sizes = opened.settled()
         cases = _cases(known, sizes, options)
         proof = prove_written(known, to, out, sizes=cases, options=options, progress=progress)
     _print(
@@ -116,6 +116,7 @@ def inspect(
         ),
     ] = "",
     format: Format = "",  # noqa: A002  # the option's name
+    read: ReaderOptions = None,
     memory_limit: MemoryLimit = "",
     as_json: Json = False,
 ) -> None:
@@ -123,18 +124,16 @@ def inspect(
 
     Example: raceline convert inspect detector.onnx --shape images=1,3,320,320
     """
-    from raceline.convert import IRTranslator, inspect_model, settle
+    from raceline.convert import IRTranslator, inspect_model
     from raceline.loop import TerminalProgress
 
     progress = TerminalProgress()
     with progress.step("read"):
-        read = _open(model, format, memory_limit)
+        opened = _open(model, format, memory_limit, shapes, values, read)
     with progress.step("find sizes"):
-        read, sizes = settle(
-            read, shapes=pairs(shapes or [], "--shape", shape), values=pairs(values or [], "--value", float)
-        )
+        settled, sizes = opened.settled()
     with progress.step("count"):
-        found = inspect_model(read, sizes, IRTranslator(platform_profile=platform or None).platform)
+        found = inspect_model(settled, sizes, IRTranslator(platform_profile=platform or None).platform)
     _print(as_json, found.to_json(), lambda: _inspected(found))
 
 
@@ -159,7 +158,7 @@ def compare(
 
     progress = TerminalProgress()
     with progress.step("read"):
-        one, other = _open(first, "", memory_limit), _open(second, "", memory_limit)
+        one, other = _open(first, "", memory_limit).model, _open(second, "", memory_limit).model
     found = compare_models(
         one, other, shapes=pairs(shapes or [], "--shape", shape), seed=seed, rtol=rtol, progress=progress
     )
@@ -172,7 +171,10 @@ def compare(
 def explain(
     model: ModelPath,
     passes: Annotated[list[str] | None, typer.Option("--pass", help="Only what this pass did.")] = None,
+    shapes: Shapes = None,
+    values: Values = None,
     format: Format = "",  # noqa: A002  # the option's name
+    read: ReaderOptions = None,
     memory_limit: MemoryLimit = "",
     as_json: Json = False,
 ) -> None:
@@ -185,8 +187,8 @@ def explain(
 
     progress = TerminalProgress()
     with progress.step("read"):
-        read = _open(model, format, memory_limit)
-    found = explain_model(read, passes=passes or None, progress=progress)
+        opened = _open(model, format, memory_limit, shapes, values, read)
+    found = explain_model(opened.model, passes=passes or None, progress=progress)
     _print(as_json, found.to_json(), lambda: typer.echo("\n".join(found.lines())))
 
 
@@ -217,18 +219,30 @@ def formats(
             count = f" ({len(row.operators)} operators)" if row.operators else ""
             typer.echo(f"{row.direction:5} {row.name:14} {row.description}{count}{needs}")
             for option in row.options if name else ():
-                typer.echo(f"        --set {option}")
+                typer.echo(f"        --{'read' if row.direction == 'read' else 'set'} {option}")
             for operator in row.operators if name else ():
                 typer.echo(f"        {operator}")
 
     _print(as_json, {"formats": [row.to_json() for row in chosen]}, show)
 
 
-def _open(path: str, input_format: str, memory_limit: str) -> "Model":
+def _open(
+    path: str,
+    input_format: str,
+    memory_limit: str,
+    shapes: list[str] | None = None,
+    values: list[str] | None = None,
+    read: list[str] | None = None,
+) -> "Opened":
     """The model at a path, within the limit."""
-    from raceline.convert import open_model
+    from raceline.convert import Hints, open_model
 
-    return open_model(path, input_format=input_format or None, limits=_limits(memory_limit))
+    hints = Hints(
+        pairs(shapes or [], "--shape", shape),
+        pairs(values or [], "--value", float),
+        pairs(read or [], "--read", str),
+    )
+    return open_model(path, input_format=input_format or None, limits=_limits(memory_limit), hints=hints)
 
 
 def _limits(text: str) -> "Limits | None":
@@ -279,6 +293,8 @@ def _inspected(found: "Inspection") -> None:
     from raceline.core.units import format_bytes, format_seconds
 
     typer.echo(f"{found.name} ({', '.join(text for text in found.source.values() if text)})")
+    for note in found.notes:
+        typer.echo(f"note     {note}")
     typer.echo(f"opsets   {', '.join(f'{domain} {version}' for domain, version in found.opsets.items())}")
     for word, specs in (("input", found.inputs), ("output", found.outputs)):
         for spec in specs:

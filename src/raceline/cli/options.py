@@ -14,6 +14,10 @@ Shapes = Annotated[
 Values = Annotated[
     list[str] | None, typer.Option("--value", help="The value a scalar input must have: NAME=16000.")
 ]
+ReaderOptions = Annotated[
+    list[str] | None,
+    typer.Option("--read", help="An option of the format's reader: signature=serving_default, weights=FILE."),
+]
 MemoryLimit = Annotated[str, typer.Option(help="Refuse models larger than this, such as 2GiB.")]
 
 

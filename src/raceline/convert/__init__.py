@@ -6,7 +6,7 @@ from raceline.convert.equivalence import Difference, Divergence, Equivalence, di
 from raceline.convert.explaining import Explanation, explain_model, explanation_of
 from raceline.convert.inspecting import Inspection, inspect_model
 from raceline.convert.measure import Bench
-from raceline.convert.opening import open_model
+from raceline.convert.opening import Hints, Opened, open_model
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.convert.settle import settle
 from raceline.convert.translate import IRTranslator
@@ -22,8 +22,10 @@ __all__ = [
     "Equivalence",
     "Explanation",
     "Format",
+    "Hints",
     "IRTranslator",
     "Inspection",
+    "Opened",
     "Refusal",
     "Rewrite",
     "Truth",

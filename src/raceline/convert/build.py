@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,17 @@ import numpy as np
 from raceline.convert.dims import dims_in
 from raceline.convert.graph import Array, constant, shape_of
 from raceline.core.errors import BadModelError
-from raceline.ir import Limits, Model, Provenance, Signature, check, infer_values, operators, signature_of
+from raceline.ir import (
+    Limits,
+    Model,
+    Provenance,
+    Signature,
+    check,
+    infer_values,
+    operators,
+    scales,
+    signature_of,
+)
 from raceline.ir.infer import MOST_CONSTANT_ELEMENTS
 from raceline.ir.load import PARSE_FAILURES, root_cause
 
@@ -61,6 +72,7 @@ class Builder:
         self._small: dict[tuple[Any, ...], ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}
         self._count = [0]
+        self._wanted: dict[ir.Value, str] = {}
 
     @contextmanager
     def at(self, where: str) -> Iterator[None]:
@@ -144,6 +156,8 @@ class Builder:
                 "the model is too large", f"it has more than the limit of {self.limits.max_nodes} nodes"
             )
         operands = [self._operand(item) for item in inputs]
+        while operands and operands[-1] is None:
+            operands.pop()  # spelt out, it crashes ONNX Runtime's LayerNormalization
         hint = name or f"{self.where}/{op_type}".lstrip("/")
         results = [ir.Value(name=self._name(hint if i == 0 else f"{hint}.{i}")) for i in range(outputs)]
         given = {key: item for key, item in attributes.items() if item is not None}
@@ -210,13 +224,16 @@ class Builder:
         return results
 
     def output(self, value: ir.Value, name: str) -> None:
-        """Declare an output; where the value already has a meaning to callers, a node copies it."""
+        """Declare an output; where the value already has a meaning to callers, a node copies it.
+
+        It gets its name even where something inside the graph has that; an input keeps its own.
+        """
         taken = value in self.graph.outputs or value.producer() is None or value.graph is not self.graph
         result = self.op("Identity", value) if taken else value
         if result.producer() is None:  # an Identity of a constant was folded
             result = self._copied(result)
         if result.name != name:
-            result.name = self._name(name)
+            self._wanted[result] = name
         self.graph.outputs.append(result)
 
     def array(self, value: ir.Value | None) -> Array | None:
@@ -283,6 +300,8 @@ class Builder:
         """
         import onnx_ir as ir
 
+        steps = tuple(self._name_outputs())
+        provenance = replace(provenance, steps=(*provenance.steps, *steps))
         used = {id(v) for node in self.graph.all_nodes() for v in node.inputs}
         for value in self._weights.values():
             if id(value) in used:
@@ -292,7 +311,26 @@ class Builder:
         model = Model(program, Signature((), ()), provenance)
         model.signature = signature_of(program, infer_values(program))
         check(model, allow_nan=self.limits.allow_nan)
+        scales.refuse(model)
         return model
+
+    def _name_outputs(self) -> Iterator[str]:
+        """Give outputs the names that callers know, and tell where that cannot be."""
+        made = [value for node in self.graph.all_nodes() for value in node.outputs]
+        inner = {value.name: value for value in (*self._weights.values(), *made)}
+        fixed = {
+            value.name for value in (*self.graph.inputs, *self.graph.outputs) if value not in self._wanted
+        }
+        for value, name in self._wanted.items():
+            if name in fixed:
+                value.name = self._name(name)
+                yield f"Output {name!r} became {value.name!r}: another input or output has its name."
+                continue
+            if (holder := inner.get(name)) is not None and holder is not value:
+                holder.name = self._name(f"{name}_inside")
+            self._names[f"value:{name}"] = max(1, self._names.get(f"value:{name}", 0))
+            value.name = name
+            fixed.add(name)
 
     def _operand(self, item: Any) -> ir.Value | None:
         import onnx_ir as ir

@@ -7,6 +7,7 @@ from typing import Any
 
 import raceline.convert.readers as readers
 import raceline.convert.writers as writers
+from raceline.convert.opening import reader_options
 from raceline.convert.writing import options_of
 from raceline.core import plugins
 
@@ -22,7 +23,7 @@ class Format:
         extensions: of its files.
         extra: of Raceline, that installs what it needs; empty where it needs nothing more.
         operators: of the source that it translates, in alphabetical order; empty where it does not tell.
-        options: of a writer, with their types.
+        options: that it takes by name, with their types.
     """
 
     name: str
@@ -50,19 +51,23 @@ def known_formats() -> list[Format]:
 def formats_table() -> str:
     """The formats as tables of a Markdown document."""
     rows = known_formats()
-    lines = ["| reads | files | needs | operators |", "|---|---|---|---|"]
+    lines = ["| reads | files | options | needs | operators |", "|---|---|---|---|---|"]
     for row in rows:
         if row.direction == "read":
             files = ", ".join(f"`{extension}`" for extension in row.extensions) or "folder"
+            count = len(row.operators) or "its own"
             lines.append(
-                f"| `{row.name}`: {row.description} | {files} | {_extra(row)} | {len(row.operators) or 'its own'} |"
+                f"| `{row.name}`: {row.description} | {files} | {_options(row)} | {_extra(row)} | {count} |"
             )
     lines += ["", "| writes | options | needs |", "|---|---|---|"]
     for row in rows:
         if row.direction == "write":
-            options = ", ".join(f"`{option.partition(':')[0]}`" for option in row.options) or "none"
-            lines.append(f"| `{row.name}`: {row.description} | {options} | {_extra(row)} |")
+            lines.append(f"| `{row.name}`: {row.description} | {_options(row)} | {_extra(row)} |")
     return "\n".join(lines)
+
+
+def _options(row: Format) -> str:
+    return ", ".join(f"`{option.partition(':')[0]}`" for option in row.options) or "none"
 
 
 def _extra(row: Format) -> str:
@@ -72,8 +77,9 @@ def _extra(row: Format) -> str:
 def _reader(name: str) -> Format:
     author = plugins.load(readers, name, kind="reader")
     told = author.operators() if hasattr(author, "operators") else []
+    options = tuple(f"{option}: {kind}" for option, kind in reader_options(name).items())
     return Format(
-        name, "read", author.description, tuple(author.extensions), author.extra, tuple(sorted(told))
+        name, "read", author.description, tuple(author.extensions), author.extra, tuple(sorted(told)), options
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from raceline.convert.build import Builder
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ def conv_transpose(
     strides: Sequence[int],
     padding: Padding,
     output: Sequence[int | str | None],
+    computed: ir.Value | None = None,
     dilations: Sequence[int] | None = None,
     group: int = 1,
 ) -> ir.Value:
@@ -135,10 +138,19 @@ def conv_transpose(
         strides: one number a spatial axis.
         dilations: likewise.
         padding: of the convolution whose gradient it is.
-        output: spatial sizes of the result; an open one is taken as the smallest that fits.
+        output: spatial sizes of the result, None for open ones.
+        computed: (spatial axes,) int64 sizes as the model computes them, which decide where one is open; None
+            where the source has no such thing, and an open size is the usual one for its padding.
         group: ONNX's number of groups.
     """
     kernel = [int(size) for size in b.shape(weight)[2:] if size is not None]
+    if computed is not None and not all(isinstance(size, int) for size in output):
+        settings = {
+            "strides": list(strides),
+            "dilations": list(dilations or [1] * len(kernel)),
+            "group": group,
+        }
+        return _cut_to(b, x, weight, bias, padding, computed, kernel, settings)
     spatial = b.shape(x)[1:-1]
     steps = list(dilations or [1] * len(kernel))
     begins, ends, extra = [], [], []
@@ -156,6 +168,57 @@ def conv_transpose(
         pads=[*begins, *ends], output_padding=extra if any(extra) else None,
     )  # fmt: skip
     return channels_last(b, y)
+
+
+def _cut_to(
+    b: Builder,
+    x: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value | None,
+    padding: Padding,
+    size: ir.Value,
+    kernel: Sequence[int],
+    settings: dict[str, Any],
+) -> ir.Value:
+    """A gradient whose size only a run tells: computed without padding, then cut."""
+    strides = settings["strides"]
+    # One stride of zeros behind the last element: no source asks for more.
+    whole = b.op(
+        "ConvTranspose", channels_first(b, x), weight, bias, kernel_shape=list(kernel),
+        output_padding=[s - 1 for s in strides] if max(strides) > 1 else None, **settings,
+    )  # fmt: skip
+    spatial = list(range(2, 2 + len(kernel)))
+    if not isinstance(padding, str):
+        start: Any = [before for before, _ in padding]
+    elif padding.upper() == "VALID":
+        start = [0] * len(kernel)
+    else:
+        last = b.op("Sub", b.op("Shape", whole, start=2), [s - 1 for s in strides])
+        left = b.op("Max", b.op("Sub", last, size), [0] * len(kernel))
+        start = b.op("Div", left, [2] * len(kernel))
+    return channels_last(b, b.op("Slice", whole, start, b.op("Add", size, start), spatial))
+
+
+def resize(b: Builder, x: ir.Value, size: ir.Value, **settings: Any) -> ir.Value:
+    """A picture of another size.
+
+    Args:
+        b: receives the nodes.
+        x: (batch, height, width, channels).
+        size: (2,) height and width.
+        settings: of ONNX's Resize.
+    """
+    first = channels_first(b, x)
+    known, spatial = b.array(size), b.shape(first)[2:]
+    if known is not None and all(isinstance(dim, int) for dim in spatial):
+        # By scales where they are exact: all engines keep an open batch then.
+        scales = [int(n) / dim for n, dim in zip(known, spatial, strict=True) if isinstance(dim, int)]
+        if all(scale == round(scale) for scale in scales) and settings["mode"] != "cubic":
+            factors = np.array([1, 1, *scales], np.float32)
+            return channels_last(b, b.op("Resize", first, None, factors, **settings))
+    # Not by axes: ONNX Runtime 1.32 loses the sizes where it moves two such nodes past transpositions.
+    whole = b.op("Concat", b.op("Shape", first, start=0, end=2), b.cast(size, np.int64), axis=0)
+    return channels_last(b, b.op("Resize", first, None, None, whole, **settings))
 
 
 def _gradient_pads(

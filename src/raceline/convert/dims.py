@@ -53,6 +53,14 @@ def dims_in(value: ir.Value | None, depth: int = _DEPTH) -> list[Dim] | None:
     return follow(node, depth - 1) if follow else _computed(node, depth - 1)
 
 
+def spatial_sizes(sizes: ir.Value, start: int, end: int) -> list[int | None]:
+    """Some elements of a shape that a model puts together: numbers where they are known, None elsewhere."""
+    dims = dims_in(sizes)
+    if dims is None or len(dims) < end:
+        return [None] * (end - start)
+    return [dim if isinstance(dim, int) and dim > 0 else None for dim in dims[start:end]]
+
+
 def _shape(node: ir.Node, depth: int) -> list[Dim] | None:
     dims = dims_of_shape(operand(node, 0))
     return None if dims is None else dims[attribute(node, "start", 0) : attribute(node, "end", None)]

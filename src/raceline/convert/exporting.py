@@ -94,9 +94,8 @@ def _run(
         raise BackendLostError(f"exporting {source} ended with {how}", said)
     found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     if "missing" in found:
-        raise MissingDependencyError(
-            f"reading {source}", found["missing"], f"pip install 'raceline[{extra}]'"
-        )
+        package = f"raceline[{extra}]" if extra else "raceline"
+        raise MissingDependencyError(f"reading {source}", found["missing"], f"pip install '{package}'")
     if "error" in found:
         raise BadModelError(
             f"{source} cannot be exported by its framework", found["error"], found.get("next_step", "")

@@ -7,13 +7,20 @@ import stat
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from raceline.core.errors import BadModelError
 from raceline.core.units import format_bytes
+from raceline.ir import wire
 from raceline.ir.limits import Limits
+from raceline.ir.load import PARSE_FAILURES
 
 _BLOCK_BYTES = 1 << 20
 _MOST_MEMBERS = 100_000
+_MOST_TEXT_BYTES = 64 << 20
+_TEXTS = (".json", ".py", ".pkl")  # members that describe a model; its weights lie in others
+_PACKINGS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_JSON_GROWTH = 32  # an empty list takes two bytes in a file, and 64 once parsed
 _PICKLE_PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")
 
 CHECKPOINT_WHY = "it holds weights, or objects whose loading runs code; the network itself is not in it"
@@ -41,6 +48,32 @@ def content(path: Path, limits: Limits) -> bytes:
     return data
 
 
+def parsed(kind: Any, data: bytes, source: str, what: str, limits: Limits) -> Any:
+    """Parse bytes that are not to be trusted as one protobuf message.
+
+    Args:
+        kind: the message's class.
+        data: its bytes.
+        source: the file, for messages.
+        what: the message is called, for messages.
+        limits: what the parsed message may take.
+
+    Raises:
+        BadModelError: they are no such message, or it would grow beyond the limits.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        if len(data) * wire.WORST_GROWTH > limits.max_model_bytes:
+            size = wire.parsed_size_bytes(data, kind.DESCRIPTOR)
+            if size > limits.max_model_bytes:
+                raise too_large(source, size, limits)
+        return kind.FromString(data)
+    except (DecodeError, *PARSE_FAILURES) as error:
+        why = f"it is cut off, or something else: {error}"
+        raise BadModelError(f"{source} is no whole {what}", why, "Download or export it again.") from error
+
+
 def refuse_strange(path: Path, limits: Limits) -> int:
     """The size of a plain file, once it is known to be one and within the limits.
 
@@ -53,7 +86,8 @@ def refuse_strange(path: Path, limits: Limits) -> int:
         why = getattr(error, "strerror", None) or str(error)
         raise BadModelError(f"{path} cannot be read", why, "Check the path.") from error
     if not stat.S_ISREG(status.st_mode):
-        raise BadModelError(f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no plain file'}")
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no plain file"
+        raise BadModelError(f"{path} is {kind}", next_step="Name the model's file itself.")
     if status.st_size > limits.max_model_bytes:
         raise too_large(path.name, status.st_size, limits)
     return status.st_size
@@ -97,6 +131,16 @@ def too_large(source: str, size_bytes: int, limits: Limits) -> BadModelError:
     )
 
 
+def refuse_growth(size_bytes: int, source: str, limits: Limits) -> None:
+    """Refuse JSON that could be over the limit once parsed.
+
+    Raises:
+        BadModelError: it could.
+    """
+    if size_bytes * _JSON_GROWTH > limits.max_model_bytes:
+        raise too_large(source, size_bytes * _JSON_GROWTH, limits)
+
+
 def member_names(path: Path) -> list[str]:
     """Names in a zip archive, at little cost; none where it is none."""
     try:
@@ -133,17 +177,18 @@ class Archive:
 
     Args:
         path: the file.
-        limits: all members together may not be larger than a model.
+        limits: all members together may not be larger than a model. Members that only describe it have a smaller
+            bound of their own.
 
     Raises:
         BadModelError: it is no whole archive; a member has an absolute name or one that climbs, a name is there
-            twice, or what it expands to is over the limit.
+            twice, packed in a way that no framework uses, or what it expands to is over the limit.
     """
 
     def __init__(self, path: Path, limits: Limits) -> None:
         refuse_strange(path, limits)
         self._source = path.name
-        self._limits = limits
+        self.limits = limits
         try:
             self._zip = zipfile.ZipFile(path)
             members = self._zip.infolist()
@@ -165,8 +210,23 @@ class Archive:
             )
         if len(set(names)) != len(names) or len(names) > _MOST_MEMBERS:
             raise BadModelError(f"{self._source} is broken", "members share a name, or there are too many")
-        if (total := sum(info.file_size for info in members)) > self._limits.max_model_bytes:
-            raise too_large(self._source, total, self._limits)
+        for info in members:
+            self._check_size(info)
+        if (total := sum(info.file_size for info in members)) > self.limits.max_model_bytes:
+            raise too_large(self._source, total, self.limits)
+
+    def _check_size(self, info: zipfile.ZipInfo) -> None:
+        """Refuse what could take much memory: zipfile cannot stop other packings than deflate half way."""
+        name = info.filename[:200]
+        if info.compress_type not in _PACKINGS:
+            why = (
+                f"member {name!r} is packed by method {info.compress_type}; stored and deflated ones are read"
+            )
+            raise BadModelError(f"{self._source} is refused", why, "Save it again with its framework.")
+        if name.endswith(_TEXTS) and info.file_size > _MOST_TEXT_BYTES:
+            limit = f"more than the {format_bytes(_MOST_TEXT_BYTES)} that such a member may have"
+            why = f"member {name!r} expands to {format_bytes(info.file_size)}, {limit}"
+            raise BadModelError(f"{self._source} is refused", why, "Save it again with its framework.")
 
     def __enter__(self) -> Archive:
         return self

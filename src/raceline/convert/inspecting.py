@@ -40,6 +40,7 @@ class Inspection:
     Attributes:
         name: the model's.
         source: file, format and producer.
+        notes: what the reader did that a caller should know of.
         opsets: domain -> version.
         inputs, outputs: the signature in words.
         dynamic_axes: names of open axes.
@@ -56,6 +57,7 @@ class Inspection:
 
     name: str
     source: dict[str, str]
+    notes: tuple[str, ...]
     opsets: dict[str, int]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -99,6 +101,7 @@ def inspect_model(model: Model, sizes: Mapping[str, int], platform: PlatformProf
     return Inspection(
         name=model.name,
         source={"file": origin.source, "format": origin.source_format, "producer": origin.producer},
+        notes=origin.steps,
         opsets={domain or "ai.onnx": version for domain, version in model.program.opset_imports.items()},
         inputs=tuple(map(str, signature.inputs)),
         outputs=tuple(map(str, signature.outputs)),

@@ -44,6 +44,16 @@ def num_channels(layer: ir.Node) -> int | None:
 
 def why_not_scalable(layer: ir.Node) -> str:
     """Why a layer's weights cannot take a factor and an offset per output channel; empty where they can."""
+    if why_not := _why_not_foldable(layer):
+        return why_not
+    result = layer.outputs[0]
+    if only_user(result) is None:
+        return f"{result.name!r}, the result of {describe(layer)}, is used elsewhere too"
+    return ""
+
+
+def _why_not_foldable(layer: ir.Node) -> str:
+    """Why arithmetic on a layer's weights and bias is not possible; empty where it is."""
     weight, bias = constant(operand(layer, 1)), constant(operand(layer, 2))
     if weight is None:
         return f"the weights of {describe(layer)} are not constant"
@@ -53,9 +63,6 @@ def why_not_scalable(layer: ir.Node) -> str:
         return f"the bias of {describe(layer)} is not constant"
     if layer.op_type == "Gemm" and bias is not None and bias.size != 1 and bias.size != bias.shape[-1]:
         return f"the bias of {describe(layer)} differs from row to row"
-    result = layer.outputs[0]
-    if only_user(result) is None:
-        return f"{result.name!r}, the result of {describe(layer)}, is used elsewhere too"
     return ""
 
 
@@ -149,17 +156,10 @@ def input_channels(layer: ir.Node) -> int | None:
 
 def why_not_weighable(layer: ir.Node) -> str:
     """Why a layer's weights cannot take a factor and an offset per input channel; empty where they can."""
-    weight, bias = constant(operand(layer, 1)), constant(operand(layer, 2))
-    if weight is None:
-        return f"the weights of {describe(layer)} are not constant"
-    if weight.dtype not in {np.dtype("float32"), np.dtype("float64")}:
-        return f"the weights of {describe(layer)} are {weight.dtype}, in which folding would lose precision"
-    if operand(layer, 2) is not None and bias is None:
-        return f"the bias of {describe(layer)} is not constant"
+    if why_not := _why_not_foldable(layer):
+        return why_not
     if layer.op_type == "Gemm" and attribute(layer, "transA", 0):
         return f"{describe(layer)} transposes its input"
-    if layer.op_type == "Gemm" and bias is not None and bias.size != 1 and bias.size != bias.shape[-1]:
-        return f"the bias of {describe(layer)} differs from row to row"
     return ""
 
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from raceline.convert.build import Builder
 from raceline.core.errors import BadModelError, RacelineError, ShapeError, UnsupportedOperatorError
+from raceline.core.units import counted
 from raceline.ir.load import PARSE_FAILURES, root_cause
 
 Rule = Callable[..., Any]
 """Takes the builder, the node and what it reads, in order; returns what it writes: one value or several."""
+Kind = TypeVar("Kind", bound=Rule)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class SourceNode:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
+_FAULTS = (AssertionError, AttributeError, LookupError, NotImplementedError, TypeError)
+# What a rule raises where its author did not think of such a node; a damaged file can lead there, too.
+
+
 class UnsupportedError(Exception):
     """Raised by a rule for a use of its operator that it cannot translate; the message says what is special."""
 
@@ -51,10 +57,10 @@ class Rules:
     def __init__(self) -> None:
         self.table: dict[str, Rule] = {}
 
-    def __call__(self, *ops: str) -> Callable[[Rule], Rule]:
+    def __call__(self, *ops: str) -> Callable[[Kind], Kind]:
         """Enter the decorated function for these operators."""
 
-        def enter(rule: Rule) -> Rule:
+        def enter(rule: Kind) -> Kind:
             for op in ops:
                 assert op not in self.table, f"two rules for {op}"
                 self.table[op] = rule
@@ -147,17 +153,29 @@ def _call(
     except (ShapeError, *PARSE_FAILURES) as error:
         if isinstance(error, RacelineError) and not isinstance(error, ShapeError):
             raise
-        what = f"{source}: node {node.name!r} ({node.op}) makes no sense"
-        raise BadModelError(
-            what, f"{type(error).__name__}: {root_cause(error)}", "Export the model again."
-        ) from error
+        raise failed(f"{source}: node {node.name!r} ({node.op})", error, "Export the model again.") from error
     return result if isinstance(result, tuple) else (result,)
+
+
+def failed(node: str, error: Exception, way_out: str) -> BadModelError:
+    """The error for a node whose rule ended with an exception that it did not raise on purpose.
+
+    Args:
+        node: in words, with the file.
+        error: what the rule raised.
+        way_out: what a user can do where the file is to blame.
+    """
+    why = f"{type(error).__name__}: {root_cause(error)}"
+    if not isinstance(error, _FAULTS):
+        return BadModelError(f"{node} makes no sense", why, way_out)
+    report = "If its own framework runs the file, this is a fault of Raceline's reader: please report this message."
+    return BadModelError(f"{node} cannot be translated", f"its rule does not expect it: {why}", report)
 
 
 def _written(node: SourceNode, results: Sequence[Any], source: str) -> dict[str, Any]:
     if len(results) < len([name for name in node.outputs if name]):
         what = f"{source}: node {node.name!r} ({node.op})"
         raise BadModelError(
-            f"{what} declares {len(node.outputs)} outputs", f"the operator has {len(results)}"
+            f"{what} declares {counted(len(node.outputs), 'output')}", f"the operator has {len(results)}"
         )
     return {name: result for name, result in zip(node.outputs, results, strict=False) if name}

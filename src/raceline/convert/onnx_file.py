@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import stat
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raceline.core.errors import BadModelError
-from raceline.core.units import format_bytes
-from raceline.ir import load, operators, structure, weights
+from raceline.convert.files import content
+from raceline.core.units import counted
+from raceline.ir import load, operators, scales, structure, weights
 from raceline.ir.axes import signature_of
 from raceline.ir.check import check
 from raceline.ir.limits import Limits
@@ -48,7 +47,7 @@ def read_onnx(path: Path, *, limits: Limits | None = None) -> Model:
         UnsupportedOperatorError: operators that no standard and no function defines, all of them.
     """
     limits = limits or Limits()
-    data = _content(path, limits)
+    data = content(path, limits)
     proto = load.parse(data, path.name, limits)
     steps = _unusual(proto) + _once_imported(proto)
     files = load.ExternalFiles(path.parent)
@@ -65,35 +64,10 @@ def read_onnx(path: Path, *, limits: Limits | None = None) -> Model:
     model = Model(program, Signature((), ()), provenance)
     model.signature = signature_of(program, infer_values(program))
     check(model, allow_nan=limits.allow_nan)
+    scales.refuse(model)
     for step in steps + _infinities(program):
         model = model.with_step(step)
     return model
-
-
-def _content(path: Path, limits: Limits) -> bytes:
-    """The file's bytes.
-
-    Raises:
-        BadModelError: there is no such plain file, or it is empty or too large.
-    """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no plain file"
-            raise BadModelError(f"{path} is {kind}", next_step="Name the .onnx file itself.")
-        if status.st_size > limits.max_model_bytes:
-            why = f"{format_bytes(status.st_size)}, over the limit of {format_bytes(limits.max_model_bytes)}"
-            raise BadModelError(
-                f"{path.name} is too large",
-                why,
-                "Raise the limit (max_model_bytes, --memory-limit) if memory allows.",
-            )
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadModelError(f"{path} cannot be read", error.strerror or str(error)) from error
-    if not data:
-        raise BadModelError(f"{path.name} is empty", next_step="Download or export it again.")
-    return data
 
 
 def _sha256(data: bytes, files: load.ExternalFiles) -> str:
@@ -157,7 +131,7 @@ def _settle_inputs(program: ir.Model) -> list[str]:
     if not defaults or program.ir_version < 4:  # until then every weight had to be an input too
         return []
     names = ", ".join(str(value.name) for value in defaults[:5])
-    return [f"Fixed {len(defaults)} inputs at their default values ({names})."]
+    return [f"Fixed {counted(len(defaults), 'input')} at the default value ({names})."]
 
 
 def _settle_outputs(program: ir.Model) -> list[str]:

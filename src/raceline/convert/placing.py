@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raceline.core.errors import ConfigError
-from raceline.ir.store import explained, replacing
+from raceline.ir.store import explained, flush, lock, replacing
 
 _SETTLING_NS = 2_000_000_000  # a writer that has just made its folder may not have locked it yet
 
@@ -31,7 +30,7 @@ def workshop(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _tidy(target)
         with tempfile.TemporaryDirectory(prefix=_prefix(target), dir=target.parent) as made:
-            holder = _lock(Path(made))
+            holder = lock(Path(made))
             try:
                 yield Path(made)
             finally:
@@ -49,22 +48,11 @@ def _tidy(target: Path) -> None:
     for left in target.parent.iterdir():
         if left.name.startswith(_prefix(target)) and time.time_ns() - left.stat().st_mtime_ns > _SETTLING_NS:
             try:
-                holder = _lock(left)
+                holder = lock(left)
             except OSError:
                 continue
             shutil.rmtree(left, ignore_errors=True)
             os.close(holder)
-
-
-def _lock(folder: Path) -> int:
-    """Lock a folder until the descriptor is closed or its process ends; fails at once where it is locked."""
-    holder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(holder)
-        raise
-    return holder
 
 
 def place(made: Path, target: Path) -> Path:
@@ -75,9 +63,9 @@ def place(made: Path, target: Path) -> Path:
     """
     if target.is_dir():
         raise ConfigError(f"{target} is a folder", next_step="Give a file name.")
-    _flush(made)
+    flush(made)
     made.replace(target)
-    _flush(target.parent)
+    flush(target.parent)
     return target
 
 
@@ -122,11 +110,3 @@ def place_folder(made: list[Path], target: Path) -> list[Path]:
         for path in made:
             shutil.move(path, fresh / path.name)
     return [target / path.name for path in made]
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

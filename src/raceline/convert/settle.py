@@ -1,24 +1,27 @@
 """Settle what a model leaves open: sizes of dynamic axes, values of scalar inputs, the batch axis."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import closing
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from raceline.convert.graph import shape_of
+from raceline.convert import runtimes
+from raceline.convert.graph import Array, shape_of
 from raceline.convert.rewrite import optimise
 from raceline.core.errors import RacelineError, ShapeError
-from raceline.engines import Options, load
 from raceline.ir import (
     Model,
+    Reference,
     Shapes,
     Values,
     prove_batch_axis,
     signature_of,
     suggest_sizes,
     with_batch_axis,
+    write_onnx,
 )
 
 _logger = logging.getLogger(__name__)
@@ -57,13 +60,7 @@ def settle(
         # What a fixed input chooses between: with it, some engines refuse the model or crash while loading it.
         model, _ = optimise(model, passes=_FOLDING)
     (sizes,) = suggest_sizes(model, shapes, want=1)
-    try:
-        session = load(_QUICK_ENGINE).load(model, Options())
-    except RacelineError:
-        batch_axis = prove_batch_axis(model, sizes)
-    else:
-        with closing(session):
-            batch_axis = prove_batch_axis(model, sizes, run=session.run)
+    batch_axis = _batch_axis(model, sizes)
     model = with_batch_axis(model, batch_axis)
     if batch_axis:
         if sizes.get(batch_axis, 1) != 1 and shapes:
@@ -79,6 +76,26 @@ def settle(
         model = _of_sizes(model, shapes, {axis: size for axis, size in sizes.items() if axis != batch_axis})
         sizes = {axis: size for axis, size in sizes.items() if axis in model.signature.dynamic_axes}
     return model, sizes
+
+
+def _batch_axis(model: Model, sizes: Mapping[str, int]) -> str | None:
+    """The batch axis, if one is proven; in an engine if one takes the model, in the slow reference else.
+
+    The engine runs in a child process: some models kill it.
+    """
+
+    def run_all(cases: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        with tempfile.TemporaryDirectory(prefix="raceline-settle-") as place:
+            path = Path(place, "model.onnx")
+            write_onnx(model, path, external_threshold_bytes=1024)
+            try:
+                return runtimes.run(path, cases, _QUICK_ENGINE)
+            except RacelineError as error:
+                _logger.debug("%s: %s does not take the proof: %s", model.name, _QUICK_ENGINE, error)
+        reference = Reference(model)
+        return [reference.run(case) for case in cases]
+
+    return prove_batch_axis(model, sizes, run_all=run_all)
 
 
 def _branches(model: Model) -> int:

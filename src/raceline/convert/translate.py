@@ -12,7 +12,7 @@ from raceline.convert.files import CHECKPOINT_WAY_OUT, CHECKPOINT_WHY, checkpoin
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.convert.writing import write
 from raceline.core import plugins
-from raceline.core.errors import BadModelError, ConfigError, UnknownNameError
+from raceline.core.errors import BadModelError, ConfigError, UnknownNameError, UnsupportedOperatorError
 from raceline.core.progress import Progress
 from raceline.ir import Model, Profile
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from raceline.ir.platform import PlatformProfile
 
 OUTPUT_IRS = ("unified_ir_v2",)
+
+_HEAD_BYTES = 64
+_POINTER = b"version https://git-lfs"
+_FETCH = "It is a pointer of Git LFS: fetch the model itself with git lfs pull."
+_AGAIN = (
+    "It may be cut off, damaged or of another format: download or export it again, or name its format "
+    "(input_format=, --format)."
+)
 
 
 class IRTranslator:
@@ -91,20 +99,20 @@ class IRTranslator:
         if not isinstance(source, str | Path):
             return self._parse_object(source, options)
         path = Path(source)
-        if not path.exists() and not _names_a_part(path):
+        if not is_there(path):
             raise BadModelError(f"there is no file {str(path)!r}", next_step="Check the path.")
-        name = self.input_format or recognise(path)
-        reader = plugins.load(folder, name, kind="input format")
-        return _with_options(name, reader.read, path, options)
-
-    def options(self, source: str | Path) -> frozenset[str]:
-        """Names of the options that `parse` takes for a file, by the reader it would choose.
-
-        Raises:
-            BadModelError: no reader recognises it.
-        """
-        name = self.input_format or recognise(Path(source))
-        return _options_of(plugins.load(folder, name, kind="input format").read)
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise BadModelError(
+                f"{str(path)!r} is neither a file nor a folder", next_step="Save it as a file."
+            )
+        name = self.input_format or by_content(path)
+        if name is not None:
+            return _with_options(name, plugins.load(folder, name, kind="input format").read, path, options)
+        name = _by_name(path)
+        try:
+            return _with_options(name, plugins.load(folder, name).read, path, options)
+        except BadModelError as error:
+            raise _by_name_alone(path, name, error) from error
 
     def _parse_object(self, source: Any, options: dict[str, Any]) -> Model:
         """Read what a framework holds in memory."""
@@ -187,10 +195,20 @@ def _options_of(read: Any) -> frozenset[str]:
     return frozenset(list(inspect.signature(read).parameters)[1:])
 
 
-def _names_a_part(path: Path) -> bool:
-    """Whether a path is that of a file and of something in it, as in `model.py:function`."""
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder, or a file and something named in it, as in `model.py:function`."""
     file, colon, part = str(path).rpartition(":")
-    return bool(colon and part) and Path(file).exists()
+    return path.exists() or (bool(colon and part) and Path(file).exists())
+
+
+def _refuse_pipes(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: a reader would wait for it.
+
+    Raises:
+        BadModelError: it is a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BadModelError(f"{str(path)!r} is neither a file nor a folder", next_step="Save it as a file.")
 
 
 def _platform_of(profile: PlatformProfile | str | Path) -> PlatformProfile:
@@ -203,20 +221,58 @@ def _platform_of(profile: PlatformProfile | str | Path) -> PlatformProfile:
     return stated_platform(str(profile)) if named else PlatformProfile.load(profile)
 
 
-def recognise(path: Path) -> str:
-    """The name of the reader for a file.
-
-    Raises:
-        BadModelError: none recognises it.
-    """
-    known = plugins.names(folder)
-    for name in known:
+def by_content(path: Path) -> str | None:
+    """The name of the reader that recognises a file by what is in it; None where none does."""
+    for name in plugins.names(folder):
         if plugins.load(folder, name, kind="input format").recognises(path):
             return name
+    return None
+
+
+def recognise(path: Path) -> str:
+    """The name of the reader for a file: by its content, else by its name so that it can say what is wrong.
+
+    Raises:
+        BadModelError: neither tells.
+    """
+    _refuse_pipes(path)
+    return by_content(path) or _by_name(path)
+
+
+def _by_name(path: Path) -> str:
+    """The reader whose files or folders have such a name.
+
+    Raises:
+        BadModelError: none has, or the file is a checkpoint.
+    """
     if what := checkpoint(path):
         raise BadModelError(f"{path.name} is {what}", CHECKPOINT_WHY, CHECKPOINT_WAY_OUT)
+    readers = {name: plugins.load(folder, name) for name in plugins.names(folder)}
+    for name, reader in readers.items():
+        landmark = getattr(reader, "landmark", "")
+        if landmark and (path.name == landmark or (path / landmark).is_file()):
+            return name
+    for name, reader in readers.items():
+        if path.name.lower().endswith(tuple(reader.extensions)):
+            return name
     raise BadModelError(
         f"{path.name} is no model that Raceline can read",
-        f"readers looked for: {', '.join(known)}",
+        f"readers looked for: {', '.join(readers)}",
         "Name the model file itself. IRTranslator(input_format=...) takes a format by name.",
+    )
+
+
+def _by_name_alone(path: Path, name: str, error: BadModelError) -> BadModelError:
+    """The reader's complaint about a file that only its name speaks for, with how the file begins."""
+    if isinstance(error, UnsupportedOperatorError):
+        return error
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    begins = f"; it begins with {head[:16]!r}" if head else ""
+    return BadModelError(
+        f"{path.name} looks like {name} by its name, and not by its content",
+        f"{error.what}{f' ({error.why})' if error.why else ''}{begins}",
+        _FETCH if head.startswith(_POINTER) else _AGAIN,
     )

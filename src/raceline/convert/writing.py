@@ -74,11 +74,17 @@ def _parsed(kind: str, text: str) -> Any:
             raise ValueError("write true or false")
         return text == "true"
     if kind.startswith("int"):
-        return int(text)
+        return _whole(text)
     if kind.startswith("Mapping"):
         pairs = [item.rpartition(":") for item in text.split(",")]
-        return {axis: int(size) for axis, _, size in pairs}
+        return {axis: _whole(size) for axis, _, size in pairs}
     return text
+
+
+def _whole(text: str) -> int:
+    if not text.lstrip("-").isdecimal():
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
 
 
 def _no_option(name: str, option: str, known: Mapping[str, str]) -> ConfigError:

@@ -36,7 +36,10 @@ class RacelineError(Exception):
         self.what = what
         self.why = why
         self.next_step = next_step
-        super().__init__(what + (f": {why}" if why else "") + (f". {next_step}" if next_step else ""))
+        text = f"{what}: {why}" if why else what
+        if next_step:  # a cause that another message gave may end with a stop of its own
+            text += f"{'' if text.endswith('.') else '.'} {next_step}"
+        super().__init__(text)
 
 
 class RequestError(RacelineError):
@@ -59,7 +62,8 @@ class UnsupportedOperatorError(BadModelError):
     def __init__(self, source: str, uses: dict[str, list[str]], next_step: str = "") -> None:
         self.uses = uses
         listing = "; ".join(f"{op} ({_some(nodes)})" for op, nodes in sorted(uses.items()))
-        super().__init__(f"{source} uses {len(uses)} unsupported operators", listing, next_step)
+        operators = "operator" if len(uses) == 1 else "operators"
+        super().__init__(f"{source} uses {len(uses)} unsupported {operators}", listing, next_step)
 
 
 class ShapeError(RequestError):

@@ -26,6 +26,11 @@ def parse_size_bytes(text: str) -> int:
     return int(float(match[1]) * _SIZE[match[2].lower()])
 
 
+def counted(count: int, thing: str) -> str:
+    """So many things, as in `1 node` and `2 nodes`; the last word is a noun whose plural takes an s."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def format_bytes(size_bytes: float) -> str:
     """A size for people, three digits and a binary unit."""
     for unit, scale in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):

@@ -115,6 +115,8 @@ def _settings(options: Options) -> Any:
     # Helpers that spin between operators save 5 to 17 % of a call on two threads, and helpers that spin on
     # after it steal the time of whatever runs next.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
+    # By default it rounds activations to 8 bits before products with weights that are stored in few bits.
+    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not options.optimise:
         settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from raceline.ir.signature import Shapes, Signature, TensorSpec, Values
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Array]
 Run = Callable[[Mapping[str, Array]], Tensors]
+RunAll = Callable[[Sequence[Mapping[str, Array]]], Sequence[Tensors]]
 Sizes = dict[str, int]
 
 _IMAGES = [
@@ -102,7 +103,7 @@ def suggest_sizes(
 
 
 def prove_batch_axis(
-    model: Model, sizes: Mapping[str, int], *, run: Run | None = None, seed: int = 0
+    model: Model, sizes: Mapping[str, int], *, run_all: RunAll | None = None, seed: int = 0
 ) -> str | None:
     """Find out whether axis 0 of every input and output is a batch of independent items.
 
@@ -112,7 +113,7 @@ def prove_batch_axis(
     Args:
         model: stays as it is.
         sizes: sizes with which the model runs; those of the axes 0 do not count.
-        run: how to run the model; the reference where None.
+        run_all: how to run the model on several inputs; the reference where None.
         seed: of the items.
 
     Returns:
@@ -123,13 +124,12 @@ def prove_batch_axis(
     axes = _first_axes(signature)
     if axes is None:
         return None
-    run = run or Reference(model).run
     shapes = signature.concrete({**sizes, **dict.fromkeys(axes, 1)})
     one, two = (make_inputs(signature, shapes, seed=seed + i) for i in range(2))
     try:
-        alone = [run(one), run(two)]
-        together = run(_stack([one, two]))
-        turned = run(_stack([two, one]))
+        *alone, together, turned = (run_all or _in_reference(model))(
+            [one, two, _stack([one, two]), _stack([two, one])]
+        )
     except RacelineError:
         return None  # a model that takes one item only
     differ = False
@@ -141,6 +141,11 @@ def prove_batch_axis(
             return None
         differ |= not _close(first, second)
     return axes[0] if differ else None
+
+
+def _in_reference(model: Model) -> RunAll:
+    reference = Reference(model)
+    return lambda cases: [reference.run(case) for case in cases]
 
 
 def _fill(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator) -> Array:

@@ -138,9 +138,22 @@ def build(proto: onnx.ModelProto, source: str, folder: Path) -> ir.Model:
         program = ir.serde.deserialize_model(proto)
         ir.external_data.set_base_dir(program.graph, folder)
         _detach(program)
+        _drop_absent_ends(program)
     except PARSE_FAILURES as error:
         raise BadModelError(f"{source} is broken", root_cause(error), "Export the model again.") from error
     return program
+
+
+def _drop_absent_ends(program: ir.Model) -> None:
+    """Drop inputs that are spelt out as left out behind a node's last one: they mean nothing, and engines stumble.
+
+    ONNX Runtime 1.32 dies of LayerNormalization(x, scale, "").
+    """
+    graphs: list[Any] = [program.graph, *program.functions.values()]
+    for graph in graphs:
+        for node in graph.all_nodes():
+            given = [place for place, value in enumerate(node.inputs) if value is not None]
+            node.resize_inputs(given[-1] + 1 if given else 0)
 
 
 def summary(problems: list[str]) -> str:

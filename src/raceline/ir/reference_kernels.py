@@ -52,13 +52,13 @@ def conv(
     kernel, space = w.shape[2:], x.ndim - 2
     dilations, strides = dilations or [1] * space, strides or [1] * space
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    before, after = _conv_pads(auto_pad, pads, x.shape[2:], reach, strides)
-    padded = np.pad(_widen(x), [(0, 0), (0, 0), *zip(before, after, strict=True)])
+    before, after = pads_around(auto_pad, pads, x.shape[2:], reach, strides)
+    padded = np.pad(widen(x), [(0, 0), (0, 0), *zip(before, after, strict=True)])
     out = [(p - r) // s + 1 for p, r, s in zip(padded.shape[2:], reach, strides, strict=True)]
     if min(out, default=1) < 1:
         raise ValueError(f"a kernel that reaches {reach} does not fit into {list(padded.shape[2:])}")
     num_out, num_taps = w.shape[0] // group, int(np.prod(w.shape[1:]))
-    w_GMK = _contiguous(_widen(w).reshape(group, num_out, num_taps))
+    w_GMK = _contiguous(widen(w).reshape(group, num_out, num_taps))
     total = np.empty((x.shape[0], group, num_out, *out), padded.dtype)
     row_bytes = padded.itemsize * group * num_taps * int(np.prod(out[1:]))
     step = max(1, _MOST_COLUMN_BYTES // row_bytes)
@@ -106,12 +106,12 @@ def conv_transpose(
     zipped = zip(x.shape[2:], kernel, dilations, strides, extra, strict=True)
     full = [s * (i - 1) + (k - 1) * d + 1 + e for i, k, d, s, e in zipped]
     before, after = _transpose_pads(auto_pad, pads, output_shape, full, x.shape[2:], strides)
-    wide, m = _widen(x), w.shape[1]
+    wide, m = widen(x), w.shape[1]
     canvas = np.zeros((x.shape[0], group * m, *full), wide.dtype)
     x_NGCL = wide.reshape(x.shape[0], group, x.shape[1] // group, int(np.prod(x.shape[2:])))
-    w_GMCk = np.swapaxes(_widen(w).reshape(group, x.shape[1] // group, m, *kernel), 1, 2)
+    w_GMCk = np.swapaxes(widen(w).reshape(group, x.shape[1] // group, m, *kernel), 1, 2)
     for at in np.ndindex(*kernel):
-        places = _window(at, dilations, strides, x.shape[2:])
+        places = window(at, dilations, strides, x.shape[2:])
         canvas[places] += (_contiguous(w_GMCk[(..., *at)]) @ x_NGCL).reshape(
             x.shape[0], group * m, *x.shape[2:]
         )
@@ -137,50 +137,89 @@ def batch_normalization(
         epsilon: keeps the root away from zero.
     """
     per_channel = (-1, *[1] * (x.ndim - 2))
-    factor = _widen(scale) / np.sqrt(_widen(variance) + epsilon)
-    shifted = _widen(x) - _widen(mean).reshape(per_channel)
-    total = factor.reshape(per_channel) * shifted + _widen(bias).reshape(per_channel)
+    factor = widen(scale) / np.sqrt(widen(variance) + epsilon)
+    shifted = widen(x) - widen(mean).reshape(per_channel)
+    total = factor.reshape(per_channel) * shifted + widen(bias).reshape(per_channel)
     return np.asarray(total.astype(x.dtype, copy=False))
 
 
-def max_pool(
+def batch_normalization_training(
     x: Array,
-    kernel_shape: Ints,
+    scale: Array,
+    bias: Array,
+    mean: Array,
+    variance: Array,
     *,
-    auto_pad: str = "NOTSET",
-    ceil_mode: int = 0,
-    dilations: Ints | None = None,
-    pads: Ints | None = None,
-    strides: Ints | None = None,
-) -> Array:
-    """The largest element that each output position sees; padding never wins.
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """What training computes: normalised by the batch's own moments, which also move the running ones.
 
     Args:
         x: (N, C, *space).
-        kernel_shape: sizes in space.
-        auto_pad: NOTSET, VALID, SAME_UPPER or SAME_LOWER.
-        ceil_mode: 1 keeps a last, incomplete position that starts inside the padded input.
-        dilations: step inside the kernel, per axis in space.
-        pads: what lies before each axis, then after each.
-        strides: step of the kernel, per axis in space.
+        scale: (C,).
+        bias: (C,).
+        mean: (C,) running.
+        variance: (C,) running.
+        epsilon: keeps the root away from zero.
+        momentum: of the running moments; the rest comes from the batch.
 
     Returns:
-        (N, C, *space out).
+        y (N, C, *space), then (C,) each: running mean and variance, those of the batch.
     """
-    space = x.ndim - 2
-    dilations, strides = dilations or [1] * space, strides or [1] * space
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel_shape, dilations, strict=True)]
-    before, after = _conv_pads(auto_pad, pads, x.shape[2:], reach, strides)
-    zipped = zip(x.shape[2:], before, after, reach, strides, strict=True)
-    out = [_num_positions(n, b, a, r, s, bool(ceil_mode)) for n, b, a, r, s in zipped]
-    zipped = zip(x.shape[2:], before, reach, strides, out, strict=True)
-    grown = [(b, max(0, (o - 1) * s + r - n - b)) for n, b, r, s, o in zipped]
-    lowest = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
-    padded = np.pad(x, [(0, 0), (0, 0), *grown], constant_values=lowest)
-    best = np.full((*x.shape[:2], *out), lowest, x.dtype)
-    for at in np.ndindex(*kernel_shape):
-        np.maximum(best, padded[_window(at, dilations, strides, out)], out=best)
-    return best
+    others = (0, *range(2, x.ndim))
+    own, spread = widen(x).mean(axis=others), widen(x).var(axis=others)
+    y = batch_normalization(x, scale, bias, own, spread, epsilon=epsilon)
+    pairs = ((mean, own), (variance, spread))
+    moved = [(widen(old) * momentum + new * (1 - momentum)).astype(old.dtype) for old, new in pairs]
+    return y, moved[0], moved[1], own.astype(mean.dtype), spread.astype(variance.dtype)
+
+
+def layer_normalization(
+    x: Array, scale: Array, bias: Array | None = None, *, axis: int = -1, epsilon: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    """Normalise over `axis` and all after it, then scale and shift.
+
+    Args:
+        x: any shape.
+        scale: broadcasts to x.
+        bias: broadcasts to x.
+        axis: the first that is normalised over.
+        epsilon: keeps the root away from zero.
+
+    Returns:
+        y; the mean; one over the standard deviation; both single at least, with length 1 where they were taken.
+    """
+    axes = tuple(range(axis % x.ndim, x.ndim))
+    wide = widen(x)
+    mean = wide.mean(axis=axes, keepdims=True)
+    inverse = 1 / np.sqrt(wide.var(axis=axes, keepdims=True) + epsilon)
+    y = ((wide - mean) * inverse).astype(x.dtype, copy=False) * scale  # the second stage is x's own precision
+    return np.asarray(y if bias is None else y + bias).astype(x.dtype, copy=False), mean, inverse
+
+
+def rms_normalization(x: Array, scale: Array, *, axis: int = -1, epsilon: float = 1e-5) -> Array:
+    """Divide by the root of the mean square over `axis` and all after it, then scale."""
+    axes = tuple(range(axis % x.ndim, x.ndim))
+    wide = widen(x)
+    normal = wide / np.sqrt((wide**2).mean(axis=axes, keepdims=True) + epsilon)
+    return np.asarray(normal.astype(x.dtype, copy=False) * scale).astype(x.dtype, copy=False)
+
+
+def log_sum_exp(x: Array, axes: tuple[int, ...] | None, keepdims: bool) -> Array:
+    """The logarithm of the sum of exponentials, shifted so that nothing overflows; -inf of nothing but -inf."""
+    wide = x.astype(np.float64) if x.dtype.kind in "iu" else widen(x)
+    top = wide.max(axis=axes, keepdims=True, initial=-np.inf)
+    shift = np.where(np.isfinite(top), top, 0)
+    total = np.log(np.exp(wide - shift).sum(axis=axes, keepdims=True)) + shift
+    return np.asarray((total if keepdims else total.squeeze(axes)).astype(x.dtype, copy=False))
+
+
+def power(x: Array, y: Array) -> Array:
+    """Each element of x to the power of y's, in x's type; an integer's negative power is rounded towards zero."""
+    if x.dtype.kind in "iu" and y.dtype.kind in "if" and np.any(y < 0):
+        return np.asarray(np.trunc(np.power(x.astype(np.float64), y)).astype(x.dtype))
+    return np.asarray(np.power(x, y).astype(x.dtype, copy=False))
 
 
 def local_response_norm(x: Array, size: int, alpha: float, beta: float, bias: float) -> Array:
@@ -193,7 +232,7 @@ def local_response_norm(x: Array, size: int, alpha: float, beta: float, bias: fl
         beta: exponent.
         bias: added to the energy.
     """
-    squares = _widen(x) ** 2
+    squares = widen(x) ** 2
     before, after = (size - 1) // 2, size // 2
     ends = range(x.shape[1])
     energy = np.stack([squares[:, max(0, c - before) : c + after + 1].sum(1) for c in ends], axis=1)
@@ -202,19 +241,19 @@ def local_response_norm(x: Array, size: int, alpha: float, beta: float, bias: fl
 
 def lp_norm(x: Array, p: int, axis: int | tuple[int, ...]) -> Array:
     """(sum |x|^p)^(1/p) along the axes, which keep length 1."""
-    total = (np.abs(_widen(x)) ** p).sum(axis=axis, keepdims=True)
+    total = (np.abs(widen(x)) ** p).sum(axis=axis, keepdims=True)
     return np.asarray((total ** (1.0 / p)).astype(x.dtype, copy=False))
 
 
 def softmax(x: Array, axis: int) -> Array:
     """exp(x) over its sum along the axis, shifted so that nothing overflows."""
-    shifted = np.exp(_widen(x) - _widen(x).max(axis=axis, keepdims=True))
+    shifted = np.exp(widen(x) - widen(x).max(axis=axis, keepdims=True))
     return np.asarray((shifted / shifted.sum(axis=axis, keepdims=True)).astype(x.dtype, copy=False))
 
 
 def log_softmax(x: Array, axis: int) -> Array:
     """The logarithm of `softmax`, computed without its underflow."""
-    shifted = _widen(x) - _widen(x).max(axis=axis, keepdims=True)
+    shifted = widen(x) - widen(x).max(axis=axis, keepdims=True)
     return np.asarray((shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))).astype(x.dtype))
 
 
@@ -250,32 +289,6 @@ def pad(x: Array, pads: Ints, mode: str, value: Any, axes: Ints | None = None) -
     grown = [(max(0, b), max(0, a)) for b, a in ends]
     options = {"constant_values": value} if mode == "constant" else {}
     return np.asarray(np.pad(cut, grown, mode=mode, **options))  # type: ignore[call-overload]
-
-
-def upsample(x: Array, scales: Sequence[float], mode: str) -> Array:
-    """Resize as it was before opset 11: output position i sees input position i / scale.
-
-    Args:
-        x: any shape.
-        scales: one per axis.
-        mode: nearest or linear.
-    """
-    for axis, scale in enumerate(scales):
-        if scale == 1:
-            continue
-        size = x.shape[axis]
-        # In single precision, as the scale is: 5 * 0.6 must count as 3.
-        seen = np.arange(int(np.float32(size) * np.float32(scale)), dtype=np.float32) / np.float32(scale)
-        if mode == "nearest":
-            # The standard is silent here; runtimes round up when shrinking.
-            chosen = np.ceil(seen) if scale < 1 else np.floor(seen)
-            x = x.take(np.minimum(chosen.astype(int), size - 1), axis)
-            continue
-        low = np.minimum(np.floor(seen).astype(int), size - 1)
-        lower = x.take(low, axis)
-        part = (np.minimum(seen, size - 1) - low).reshape(-1, *[1] * (x.ndim - axis - 1)).astype(x.dtype)
-        x = lower + (x.take(np.minimum(low + 1, size - 1), axis) - lower) * part
-    return x
 
 
 def dequantize(x: Array, scale: Array, zero: Array | None = None, axis: int = 1) -> Array:
@@ -317,7 +330,7 @@ def erf(x: Array) -> Array:
 
 def matmul(a: Array, b: Array) -> Array:
     """Matrix product, half precision summed in single."""
-    return np.asarray(np.matmul(_widen(a), _widen(b)).astype(np.result_type(a, b), copy=False))
+    return np.asarray(np.matmul(widen(a), widen(b)).astype(np.result_type(a, b), copy=False))
 
 
 def gemm(
@@ -331,33 +344,24 @@ def gemm(
     transB: int = 0,
 ) -> Array:
     """The matrix product alpha * A' B' + beta * C, half precision summed in single."""
-    left, right = _widen(a.T if transA else a), _widen(b.T if transB else b)
+    left, right = widen(a.T if transA else a), widen(b.T if transB else b)
     total = left.dtype.type(alpha) * (left @ right)
     if c is not None:
-        total = total + left.dtype.type(beta) * _widen(c)
+        total = total + left.dtype.type(beta) * widen(c)
     return np.asarray(total.astype(a.dtype, copy=False))
 
 
-def _window(at: Ints, dilations: Ints, strides: Ints, out: Ints) -> tuple[Any, ...]:
+def window(at: Ints, dilations: Ints, strides: Ints, out: Ints) -> tuple[Any, ...]:
     """The elements that all output positions see at one kernel position, in space."""
     steps = zip(at, dilations, strides, out, strict=True)
     return (..., *(slice(i * d, i * d + s * (n - 1) + 1, s) for i, d, s, n in steps))
-
-
-def _num_positions(size: int, before: int, after: int, reach: int, stride: int, ceil: bool) -> int:
-    """Output positions of a pool along one axis."""
-    room = size + before + after - reach
-    if not ceil:
-        return room // stride + 1
-    count = -(-room // stride) + 1
-    return count - 1 if (count - 1) * stride >= size + before else count  # it must start inside
 
 
 def _columns(image: Array, kernel: Ints, dilations: Ints, strides: Ints, out: Ints) -> Array:
     """What each output position sees: (C, *space) to (C, *kernel, *out)."""
     columns = np.empty((image.shape[0], *kernel, *out), image.dtype)
     for at in np.ndindex(*kernel):
-        columns[(slice(None), *at)] = image[_window(at, dilations, strides, out)]
+        columns[(slice(None), *at)] = image[window(at, dilations, strides, out)]
     return columns
 
 
@@ -366,7 +370,7 @@ def _contiguous(x: Array) -> Array:
     return np.ascontiguousarray(x)
 
 
-def _widen(x: Array) -> Array:
+def widen(x: Array) -> Array:
     """Half precisions as float32; everything else as it is."""
     narrow = x.dtype.itemsize < 4 and x.dtype.kind not in "biu"
     return x.astype(np.float32) if narrow else x
@@ -374,14 +378,14 @@ def _widen(x: Array) -> Array:
 
 def _finish(total: Array, bias: Array | None, x: Array) -> Array:
     if bias is not None:
-        total += _widen(bias).reshape(-1, *[1] * (x.ndim - 2))
+        total += widen(bias).reshape(-1, *[1] * (x.ndim - 2))
     return np.asarray(total.astype(x.dtype, copy=False))
 
 
-def _conv_pads(
+def pads_around(
     auto_pad: str, pads: Ints | None, sizes: Ints, reach: Ints, strides: Ints
 ) -> tuple[list[int], list[int]]:
-    """Zeros before and after each axis in space."""
+    """What is added before and after each axis in space, by the pads or the way to find them."""
     space = len(sizes)
     if auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
         zipped = zip(sizes, reach, strides, strict=True)
@@ -404,8 +408,9 @@ def _transpose_pads(
         return given[:space], given[space:]
     wanted = output_shape or [n * s for n, s in zip(sizes, strides, strict=True)]
     surplus = [f - o for f, o in zip(full, wanted, strict=True)]
-    half, rest = [n // 2 for n in surplus], [n - n // 2 for n in surplus]
-    return (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
+    # Towards zero, so that a single missing element is added at the end.
+    half = [int(n / 2) if auto_pad == "SAME_UPPER" or n < 0 else n - n // 2 for n in surplus]
+    return half, [n - h for n, h in zip(surplus, half, strict=True)]
 
 
 def _cut(canvas: Array, before: Ints, after: Ints) -> Array:

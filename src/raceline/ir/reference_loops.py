@@ -59,10 +59,22 @@ def _scan(op: Any, *inputs: Any, context: Any = None, **given: Any) -> Outputs:
     if int(op.run_params["opsets"][""]) >= 9:
         return _scan_once(op, inputs, context, given)
     lengths, *rest = inputs  # until opset 8 every input is a batch, of sequences of lengths of their own
-    if lengths is not None:
-        raise NotImplementedError("Scan of sequences of lengths of their own")
-    items = [_scan_once(op, item, context, given) for item in zip(*rest, strict=True)]
+    num_states = len(rest) - int(op.num_scan_inputs)
+    longest = rest[num_states].shape[1]
+    items = []
+    for k, parts in enumerate(zip(*rest, strict=True)):
+        length = longest if lengths is None else int(lengths[k])
+        scanned = [part[:length] for part in parts[num_states:]]
+        computed = _scan_once(op, [*parts[:num_states], *scanned], context, given)
+        items.append(
+            (*computed[:num_states], *(_lengthened(part, longest) for part in computed[num_states:]))
+        )
     return tuple(np.stack(parts) for parts in zip(*items, strict=True))
+
+
+def _lengthened(part: Any, length: int) -> Any:
+    """A sequence with zeros up to the longest one's length."""
+    return np.pad(part, [(0, length - len(part)), *[(0, 0)] * (part.ndim - 1)])
 
 
 def _scan_once(op: Any, inputs: Sequence[Any], context: Any, given: Mapping[str, Any]) -> Outputs:

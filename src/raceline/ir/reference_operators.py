@@ -14,7 +14,10 @@ import numpy as np
 
 from raceline.ir import reference_kernels as kernels
 from raceline.ir.reference_loops import loops
-from raceline.ir.reference_recurrent import ACTIVATIONS, recurrent
+from raceline.ir.reference_places import grid_sample
+from raceline.ir.reference_pools import Windows, average_pool, lp_pool, max_pool, max_pool_places
+from raceline.ir.reference_recurrent import recurrent
+from raceline.ir.reference_resize import Resampling, resize, upsample
 from raceline.ir.reference_trees import tree_ensemble
 
 Outputs = tuple[Any, ...]
@@ -24,9 +27,11 @@ Outputs = tuple[Any, ...]
 def replacements() -> list[Any]:
     """Operator classes for `ReferenceEvaluator(new_ops=...)`."""
     functions: dict[str, Callable[..., Outputs]] = {
+        "AveragePool": _average_pool,
         "BatchNormalization": _batch_normalization,
         "Conv": _conv,
         "ConvTranspose": _conv_transpose,
+        "CumSum": _cum_sum,
         "DequantizeLinear": _dequantize,
         "Erf": _erf,
         "GRU": _gru,
@@ -35,19 +40,28 @@ def replacements() -> list[Any]:
         "GlobalMaxPool": _global_max_pool,
         "GridSample": _grid_sample,
         "Hardmax": _hardmax,
+        "InstanceNormalization": _instance_normalization,
         "LRN": _lrn,
         "LSTM": _lstm,
+        "LayerNormalization": _layer_normalization,
         "LogSoftmax": _log_softmax,
         "LpNormalization": _lp_normalization,
+        "LpPool": _lp_pool,
         "MatMul": _matmul,
         "MaxPool": _max_pool,
         "Mean": _mean,
         "NonMaxSuppression": _non_max_suppression,
+        "OneHot": _one_hot,
         "Optional": _optional,
         "OptionalGetElement": _optional_element,
         "OptionalHasElement": _optional_there,
         "Pad": _pad,
+        "Pow": _power,
+        "RMSNormalization": _rms_normalization,
         "RNN": _rnn,
+        "ReduceL2": _sums_of_squares,
+        "ReduceLogSumExp": _log_sum_exp,
+        "ReduceSumSquare": _sums_of_squares,
         "Resize": _resize,
         "RoiAlign": _roi_align,
         "Scatter": _scatter,
@@ -90,6 +104,12 @@ def _original(op: Any, node: Any, inputs: Outputs) -> Outputs:
 
     implementation = load_op("", node.op_type, _opset(op))
     return tuple(implementation(node, op.run_params).run(*inputs))
+
+
+def _original_wide(op: Any, inputs: Outputs) -> Outputs:
+    """What the evaluator computes from half precision made single, in the first input's type again."""
+    wide = tuple(kernels.widen(x) if isinstance(x, np.ndarray) else x for x in inputs)
+    return tuple(x.astype(inputs[0].dtype, copy=False) for x in _original(op, op.onnx_node, wide))
 
 
 def _with_attributes(node: Any, **changes: str) -> Any:
@@ -137,9 +157,12 @@ def _tree_ensemble(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
 
 def _batch_normalization(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
     """Before opset 14 the evaluator normalises by the batch's own mean, as if training."""
-    if given.get("training_mode") or sum(map(bool, op.output)) > 1:
-        raise NotImplementedError("batch normalisation in training mode; export the model for inference")
-    return (kernels.batch_normalization(*inputs, epsilon=given.get("epsilon", 1e-5)),)
+    epsilon, count = given.get("epsilon", 1e-5), len(op.output)
+    # Before opset 14 more than one output asked for training.
+    if given.get("training_mode") or (_opset(op) < 14 and sum(map(bool, op.output)) > 1):
+        momentum = given.get("momentum", 0.9)
+        return kernels.batch_normalization_training(*inputs, epsilon=epsilon, momentum=momentum)[:count]
+    return (kernels.batch_normalization(*inputs, epsilon=epsilon), *inputs[3:])[:count]
 
 
 def _conv_transpose(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
@@ -175,15 +198,24 @@ def _along_axis(op: Any, x: Any, given: dict[str, Any], kernel: Callable[[Any, i
 
 
 def _max_pool(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
-    """With SAME_LOWER the evaluator loses positions; it is also slow. Indices are its own, without SAME."""
-    given.pop("storage_order", None)
-    best = kernels.max_pool(inputs[0], **given)
-    if sum(map(bool, op.output)) < 2:
-        return (best,)
-    values, indices = _original(op, op.onnx_node, inputs)
-    if not np.array_equal(values, best):
-        raise NotImplementedError(f"indices of a pool with auto_pad {given.get('auto_pad')}")
-    return best, indices
+    """The evaluator loses positions with SAME_LOWER, and counts no further than one channel where it says which."""
+    order = given.pop("storage_order", 0)
+    windows = Windows.over(inputs[0].shape[2:], **given)
+    best = max_pool(inputs[0], windows)
+    wanted = sum(map(bool, op.output)) > 1
+    return (best, max_pool_places(inputs[0], windows, order)) if wanted else (best,)
+
+
+def _average_pool(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator shifts the windows where the last is incomplete, and pads by SAME without the dilation."""
+    counted = given.pop("count_include_pad", 0)
+    return (average_pool(inputs[0], Windows.over(inputs[0].shape[2:], **given), counted),)
+
+
+def _lp_pool(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """As AveragePool, of whose mean the evaluator makes a sum by the whole window, however much of it is there."""
+    p = given.pop("p", 2)
+    return (lp_pool(inputs[0], Windows.over(inputs[0].shape[2:], **given), int(p)),)
 
 
 def _lrn(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
@@ -215,13 +247,46 @@ def _rnn(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
 
 
 def _recur(kind: str, inputs: Outputs, given: dict[str, Any]) -> Outputs:
-    names = given.get("activations", [])
-    scaled = given.keys() & {"activation_alpha", "activation_beta"}
-    if scaled or not ACTIVATIONS.keys() >= set(names):
-        raise NotImplementedError(f"activations {names} {sorted(scaled)}")
     options = {key: value for key, value in given.items() if key not in {"hidden_size", "output_sequence"}}
     x, w, r, bias, lengths, hidden, cell, peepholes = (_at(inputs, i) for i in range(8))
     return recurrent(kind, x, w, r, bias, lengths, (hidden, cell), peepholes, **options)
+
+
+def _log_sum_exp(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator makes NaN of nothing but -inf."""
+    axes = given["axes"] if "axes" in given else _at(inputs, 1)
+    some = axes is not None and len(axes) > 0
+    every = () if given.get("noop_with_empty_axes") else None
+    chosen = tuple(int(axis) for axis in axes) if some else every
+    return (kernels.log_sum_exp(inputs[0], chosen, bool(given.get("keepdims", 1))),)
+
+
+def _sums_of_squares(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator squares half precision in half precision, where 256 is infinite, and widens integers."""
+    return _original_wide(op, inputs)
+
+
+def _instance_normalization(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator takes the moments of half precision in half precision."""
+    return _original_wide(op, inputs)
+
+
+def _layer_normalization(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """As InstanceNormalization."""
+    given.pop("stash_type", None)
+    y, mean, inverse = kernels.layer_normalization(*inputs, **given)
+    return (y, mean.astype(np.float32), inverse.astype(np.float32))[: len(op.output)]
+
+
+def _rms_normalization(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """As InstanceNormalization."""
+    given.pop("stash_type", None)
+    return (kernels.rms_normalization(*inputs, **given),)
+
+
+def _power(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator fails at negative powers of integers."""
+    return (kernels.power(*inputs),)
 
 
 def _roi_align(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
@@ -248,11 +313,8 @@ def _global_lp_pool(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
 
 
 def _grid_sample(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
-    """The modes were called otherwise at opset 16."""
-    names = {"bilinear": "linear", "bicubic": "cubic"}
-    mode = given.get("mode", "linear")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
-    return _original(op, _with_attributes(op.onnx_node, mode=names.get(mode, mode)), inputs)
+    """The evaluator moves a place outside to the edge before it looks around it, and is slow."""
+    return (grid_sample(*inputs, **given),)
 
 
 def _mean(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
@@ -264,9 +326,21 @@ def _mean(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
 
 
 def _non_max_suppression(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
-    """The evaluator takes no true scalars."""
-    scalars = [None if x is None else x.reshape(-1) for x in inputs[2:]]
-    return _original(op, op.onnx_node, (*inputs[:2], *scalars))
+    """The evaluator takes no true scalars, and none that are left out before others."""
+    left_out = (np.array([0]), np.array([0], np.float32), np.array([-np.inf], np.float32))
+    scalars = [_at(inputs, 2 + place) for place in range(3)]
+    filled = [default if x is None else x.reshape(-1) for x, default in zip(scalars, left_out, strict=True)]
+    return _original(op, op.onnx_node, (*inputs[:2], *filled))
+
+
+def _one_hot(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator takes no depth in brackets."""
+    return _original(op, op.onnx_node, (inputs[0], inputs[1].reshape(()), inputs[2]))
+
+
+def _cum_sum(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
+    """The evaluator takes no axis in brackets, which runtimes do."""
+    return _original(op, op.onnx_node, (inputs[0], inputs[1].reshape(())))
 
 
 def _pad(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
@@ -282,17 +356,20 @@ def _pad(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
 
 
 def _resize(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
-    """At opset 10 the second input holds the scales; the evaluator reads a later layout."""
-    if _opset(op) > 10:
-        return _original(op, op.onnx_node, inputs)
-    return _upsample(op, inputs, given)
+    """The evaluator rounds fractional scales otherwise than runtimes, and misses the mode for one position."""
+    if _opset(op) == 10:
+        return _upsample(op, inputs, given)  # the second input holds the scales
+    axes = given.pop("axes", None)
+    roi, scales, sizes = (
+        x if x is not None and x.size else None for x in (*inputs[1:], None, None, None)[:3]
+    )
+    return (resize(inputs[0], Resampling(**given), scales=scales, sizes=sizes, roi=roi, axes=axes),)
 
 
 def _upsample(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:
     """The evaluator knows one mode of one version."""
-    mode = given.get("mode", "nearest")
     scales = given["scales"] if "scales" in given else inputs[1]
-    return (kernels.upsample(inputs[0], scales, mode.decode() if isinstance(mode, bytes) else mode),)
+    return (upsample(inputs[0], scales, given.get("mode", "nearest")),)
 
 
 def _scatter(op: Any, inputs: Outputs, given: dict[str, Any]) -> Outputs:

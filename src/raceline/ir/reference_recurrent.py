@@ -7,7 +7,8 @@ Legend of shapes: S steps, B batch, I input, H hidden, D directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,20 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))  # never overflows
 
 
-ACTIVATIONS: dict[str, Activation] = {
-    "Sigmoid": _sigmoid,
-    "Tanh": np.tanh,
-    "Relu": lambda x: np.maximum(x, 0),
-    "HardSigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
-    "Softsign": lambda x: x / (1 + np.abs(x)),
-    "Softplus": lambda x: np.logaddexp(0, x),
+_ACTIVATIONS: Mapping[str, tuple[Callable[..., Array], tuple[float | None, ...]]] = {
+    "sigmoid": (_sigmoid, ()),
+    "tanh": (np.tanh, ()),
+    "relu": (lambda x: np.maximum(x, 0), ()),
+    "softsign": (lambda x: x / (1 + np.abs(x)), ()),
+    "softplus": (lambda x: np.logaddexp(0, x), ()),
+    "affine": (lambda x, alpha, beta: alpha * x + beta, (1.0, 0.0)),
+    "elu": (lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(x)), (1.0,)),
+    "hardsigmoid": (lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1), (0.2, 0.5)),
+    "leakyrelu": (lambda x, alpha: np.where(x >= 0, x, alpha * x), (0.01,)),
+    "scaledtanh": (lambda x, alpha, beta: alpha * np.tanh(beta * x), (None, None)),
+    "thresholdedrelu": (lambda x, alpha: np.where(x >= alpha, x, 0), (1.0,)),
 }
+"""Each activation with the defaults of its alpha and beta, as far as it has these; None must be given."""
 DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 
@@ -45,6 +52,8 @@ def recurrent(
     *,
     direction: str = "forward",
     activations: Sequence[str] = (),
+    activation_alpha: Sequence[float] = (),
+    activation_beta: Sequence[float] = (),
     clip: float | None = None,
     layout: int = 0,
     linear_before_reset: int = 0,
@@ -63,6 +72,8 @@ def recurrent(
         peepholes: (D, 3 * H), LSTM only.
         direction: forward, reverse or bidirectional.
         activations: names, for each direction; ONNX's defaults where empty.
+        activation_alpha: of those activations that have one, in their order; the rest take their defaults.
+        activation_beta: likewise.
         clip: bound of what enters an activation.
         layout: 1 puts the batch first.
         linear_before_reset: GRU's variant that multiplies before the reset gate.
@@ -70,16 +81,19 @@ def recurrent(
 
     Returns:
         all hidden states (S, D, B, H), then each last state (D, B, H); batch first with layout 1.
+
+    Raises:
+        ValueError: an activation that the standard does not name, or that lacks its numbers.
     """
     x_SBI = np.swapaxes(x, 0, 1) if layout else x
     num_states = 2 if kind == "LSTM" else 1
     num_steps, num_items, hidden = x_SBI.shape[0], x_SBI.shape[1], r.shape[-1]
     counts = np.full(num_items, num_steps) if lengths is None else lengths
-    names = list(activations) or DEFAULTS[kind] * w.shape[0]
-    per_direction = len(names) // w.shape[0]
+    every = _activations(list(activations) or DEFAULTS[kind] * w.shape[0], activation_alpha, activation_beta)
+    per_direction = len(every) // w.shape[0]
     all_hidden, last = [], []
     for d in range(w.shape[0]):
-        functions = [ACTIVATIONS[n] for n in names[d * per_direction :][:per_direction]]
+        functions = every[d * per_direction :][:per_direction]
         # As runtimes do, the clip bounds what enters the gates; a cell state enters its activation unbounded.
         functions[:2] = [_bounded(function, clip) for function in functions[:2]]
         b = np.zeros(2 * w.shape[1], x.dtype) if bias is None else bias[d]
@@ -100,6 +114,25 @@ def recurrent(
     if layout:
         return np.transpose(y_SDBH, (2, 0, 1, 3)), *(np.swapaxes(end, 0, 1) for end in ends)
     return y_SDBH, *ends
+
+
+def _activations(names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]) -> list[Activation]:
+    """The functions of these names; each takes its numbers from what is left of the lists."""
+    numbers = (iter(alphas), iter(betas))
+    functions: list[Activation] = []
+    for name in names:
+        if name.lower() not in _ACTIVATIONS:  # runtimes read the names in any case
+            raise ValueError(f"the activation {name} is not one of the standard's: {', '.join(_ACTIVATIONS)}")
+        function, defaults = _ACTIVATIONS[name.lower()]
+        given = [next(left, default) for left, default in zip(numbers, defaults, strict=False)]
+        if None in given:
+            raise ValueError(f"the activation {name} has no default for its alpha and beta; give both")
+        functions.append(partial(_applied, function, given))
+    return functions
+
+
+def _applied(function: Callable[..., Array], numbers: Sequence[float | None], x: Array) -> Array:
+    return function(x, *numbers)
 
 
 def _start(

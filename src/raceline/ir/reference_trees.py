@@ -5,7 +5,9 @@ Source: the operator TreeEnsemble-5 of https://onnx.ai/onnx/operators/onnx_aionn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,7 @@ def tree_ensemble(x: Array, given: Mapping[str, Any]) -> Array:
         given: the operator's attributes.
 
     Raises:
-        ValueError: the trees lead in circles.
-        NotImplementedError: the probit transformation.
+        ValueError: the trees lead in circles, or the scores are transformed in no way that the standard knows.
     """
     roots = np.asarray(given["tree_roots"])
     step = max(1, _BLOCK // max(1, roots.size))
@@ -97,14 +98,23 @@ def _member_sets(given: Mapping[str, Any]) -> dict[int, Array]:
 
 
 def _transformed(scores: Array, how: int) -> Array:
-    """NONE, SOFTMAX, LOGISTIC or SOFTMAX_ZERO, in which a score of zero stays one."""
+    """NONE, SOFTMAX, LOGISTIC, SOFTMAX_ZERO, in which a score of zero stays one, or PROBIT."""
     if how == 0:
         return scores
     if how == 2:
         return np.asarray(1 / (1 + np.exp(-scores)))
+    if how == 4:
+        return np.asarray(np.frompyfunc(_probit, 1, 1)(scores), np.float64)
     if how not in {1, 3}:
-        raise NotImplementedError("the probit transformation")
+        raise ValueError(f"post_transform {how} is none of the standard's, which are 0 to 4")
     counts = np.ones_like(scores, bool) if how == 1 else scores != 0
     powers = np.where(counts, np.exp(scores - scores.max(axis=1, keepdims=True)), 0)
     total = powers.sum(axis=1, keepdims=True)
     return np.asarray(powers / np.where(total == 0, 1, total))
+
+
+def _probit(part: float) -> float:
+    """What a normal variable stays below with this probability; NaN where it is none."""
+    if 0 < part < 1:
+        return NormalDist().inv_cdf(part)
+    return {0.0: -math.inf, 1.0: math.inf}.get(part, math.nan)

@@ -51,11 +51,11 @@ def replacing(folder: Path, needed_bytes: int) -> Iterator[Path]:
             _tidy(folder)
             fresh = _sibling(folder, "new")
             fresh.mkdir()
-            holder = _lock(fresh)
+            holder = lock(fresh)
         try:
             _check_room(folder, needed_bytes)
             yield fresh
-            _flush(fresh)
+            _flush_all(fresh)
             with _locked(folder.parent):
                 _put(fresh, folder)
         finally:
@@ -115,7 +115,7 @@ def _put(fresh: Path, folder: Path) -> None:
             folder.rename(old)
             fresh.rename(folder)
             shutil.rmtree(old, ignore_errors=True)
-    _flush_one(folder.parent)
+    flush(folder.parent)
 
 
 def _tidy(folder: Path) -> None:
@@ -127,7 +127,7 @@ def _tidy(folder: Path) -> None:
             old.rename(folder)
     for fresh in _siblings(folder, "new"):
         try:
-            holder = _lock(fresh)
+            holder = lock(fresh)
         except OSError:
             continue  # its writer lives
         shutil.rmtree(fresh, ignore_errors=True)
@@ -157,7 +157,7 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(holder)
 
 
-def _lock(folder: Path) -> int:
+def lock(folder: Path) -> int:
     """Lock a folder until the descriptor is closed or its process ends; fails at once where it is locked."""
     holder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -179,13 +179,14 @@ def _check_room(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def _flush(folder: Path) -> None:
+def _flush_all(folder: Path) -> None:
     for entry in folder.iterdir():
-        _flush_one(entry)
-    _flush_one(folder)
+        flush(entry)
+    flush(folder)
 
 
-def _flush_one(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file, or a folder's list of names, written to the disk before this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

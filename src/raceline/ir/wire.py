@@ -34,13 +34,13 @@ def fields(data: Buffer, start: int = 0, stop: int | None = None) -> Iterator[Fi
     """
     stop = len(data) if stop is None else stop
     while start < stop:
-        tag, start = _varint(data, start, stop)
+        tag, start = varint(data, start, stop)
         number, kind = tag >> 3, tag & 7
         end = _end(data, kind, start, stop)
         if number == 0:
             raise ValueError("field number 0")
         if kind == _BYTES:
-            length, start = _varint(data, start, stop)
+            length, start = varint(data, start, stop)
             end = start + length
         yield Field(number, kind, start, end)
         start = end
@@ -73,7 +73,7 @@ def parsed_size_bytes(data: Buffer, descriptor: Any, start: int = 0, stop: int |
 def _end(data: Buffer, kind: int, start: int, stop: int) -> int:
     """Where a field of fixed or self-delimiting length ends."""
     if kind == _VARINT:
-        return _varint(data, start, stop)[1]
+        return varint(data, start, stop)[1]
     if kind in {_FIXED64, _FIXED32}:
         return start + (8 if kind == _FIXED64 else 4)
     if kind != _BYTES:
@@ -81,8 +81,13 @@ def _end(data: Buffer, kind: int, start: int, stop: int) -> int:
     return start
 
 
-def _varint(data: Buffer, start: int, stop: int) -> tuple[int, int]:
-    """The number at `start` and where it ends."""
+def varint(data: Buffer, start: int, stop: int | None = None) -> tuple[int, int]:
+    """The number of variable length at `start`, and where it ends.
+
+    Raises:
+        ValueError: it is cut off at `stop` (by default, at the end of the data), or longer than ten bytes.
+    """
+    stop = len(data) if stop is None else stop
     value = shift = 0
     while start < stop and shift < 70:
         byte = data[start]

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from raceline.convert import Equivalence, IRTranslator, settle, tune, verify
+from raceline.convert import Equivalence, Hints, IRTranslator, open_model, tune, verify
 from raceline.core.errors import BackendLostError, BadModelError, ConfigError, RacelineError
 from raceline.core.process import child
 from raceline.core.progress import Progress, Silent, Step
@@ -74,7 +73,7 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
     stages = _Stages(progress or Silent())
     translator = IRTranslator()
     with stages("read"):
-        source, sizes = _read(translator, plan)
+        source, sizes = _read(plan)
         shapes = source.signature.concrete(sizes)
     with stages("optimise"):
         model = translator.optimize(source)
@@ -148,29 +147,11 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def _read(translator: IRTranslator, plan: Plan) -> tuple[Model, dict[str, int]]:
+def _read(plan: Plan) -> tuple[Model, dict[str, int]]:
     """The model, ready to be generated inputs for; and the sizes of its dynamic axes at batch 1."""
     limits = Limits() if plan.memory_limit_bytes is None else Limits(max_model_bytes=plan.memory_limit_bytes)
-    options = _reader_options(translator, plan)
-    model = translator.parse(plan.model, limits=limits, **options)
-    left = {spec.name for spec in model.signature.inputs}  # a reader fixes inputs that have one value
-    values = {n: v for n, v in plan.values.items() if n in left or "values" not in options}
-    sizes = {n: s for n, s in plan.shapes.items() if not any(isinstance(size, str) for size in s)}
-    return settle(model, shapes=sizes, values=values)  # type: ignore[arg-type]
-
-
-def _reader_options(translator: IRTranslator, plan: Plan) -> dict[str, Any]:
-    """What the user says of the inputs, for a reader that needs to know it before it can read.
-
-    Raises:
-        ConfigError: a shape names an axis, and the reader takes no shapes.
-    """
-    known = translator.options(plan.model) if plan.model.exists() else frozenset()
-    named = [n for n, shape in plan.shapes.items() if any(isinstance(size, str) for size in shape)]
-    if named and "shapes" not in known:
-        raise ConfigError(f"--shape {named[0]} names an axis", "this format names its own", "Give numbers.")
-    told = {"shapes": plan.shapes, "values": plan.values}
-    return {name: given for name, given in told.items() if given and name in known}
+    hints = Hints(plan.shapes, plan.values, plan.options)
+    return open_model(plan.model, limits=limits, hints=hints).settled()
 
 
 def _prove(

@@ -22,6 +22,7 @@ class Plan:
         shapes: concrete shapes at batch 1 of inputs with dynamic axes; what is not given is found by trying.
             A format that does not know its shapes takes them from here, and a name for an axis that stays open.
         values: the value an input must hold, such as a sample rate.
+        options: of the format's reader, as text, such as {"signature": "serving_default"}.
         budget_s: how long the tuner may measure.
         load_s: length of each load test.
         memory_limit_bytes: refuse a larger model; None: a share of this machine's memory.
@@ -32,6 +33,7 @@ class Plan:
     name: str = ""
     shapes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
     budget_s: float = 30.0
     load_s: float = 5.0
     memory_limit_bytes: int | None = None

@@ -5,10 +5,12 @@ Written in protos/kserve_v2.proto; kserve_v2.binpb is that file compiled (`make 
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
+from raceline.core.protos import message_class, private_pool
+
 SERVICE = "inference.GRPCInferenceService"
+_FILE = "kserve_v2.binpb"
 _PACKAGE = SERVICE.rpartition(".")[0]
 
 
@@ -29,25 +31,14 @@ class Rpc:
     streams: bool
 
 
-@cache
 def pool() -> Any:
     """A private descriptor pool that holds the protocol and nothing else."""
-    from google.protobuf import descriptor_pb2, descriptor_pool
-
-    compiled = descriptor_pb2.FileDescriptorSet()
-    compiled.ParseFromString(files("raceline.serve").joinpath("kserve_v2.binpb").read_bytes())
-    own = descriptor_pool.DescriptorPool()
-    for file in compiled.file:
-        own.Add(file)
-    return own
+    return private_pool("raceline.serve", _FILE)
 
 
-@cache
 def message(name: str) -> Any:
     """The class of one message, for example `message("ModelInferRequest")`."""
-    from google.protobuf import message_factory
-
-    return message_factory.GetMessageClass(pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+    return message_class("raceline.serve", _FILE, f"{_PACKAGE}.{name}")
 
 
 @cache

@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-SPARE_BYTES = 1 << 30  # for the interpreter and the library
+SPARE_BYTES = 1 << 30  # for the interpreter, the library, and all but the array at hand
 BYTES_A_SECOND = 20_000_000
 LEAST_S = 5
 MOST_OBJECTS = 1_000_000
@@ -111,8 +111,17 @@ class Listing:
         if self.most_bytes < 0:
             raise ValueError("all together over the limit of a model's size")
         entry |= {"offset": self.unpacked.tell(), "packed": True}
+        bound_memory(4 * size_bytes)  # the array, a chunk of its size while it is unpacked, and the copy
         self.unpacked.write(np.ascontiguousarray(dataset[()]).tobytes())
+        bound_memory(0)
         return entry
+
+
+def bound_memory(more_bytes: int) -> None:
+    """Let the process take so much more than it always needs; a text or chunk that claims more fails."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = SPARE_BYTES + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 def text(value: Any) -> str:
@@ -126,8 +135,7 @@ def main() -> None:
     asked = json.load(sys.stdin)
     path, answer = Path(asked["path"]), Path(asked["answer"])
     most_bytes = int(asked["most_bytes"])
-    memory_bytes = 2 * min(most_bytes, path.stat().st_size * MOST_DEFLATED) + SPARE_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    bound_memory(0)
     seconds = LEAST_S + path.stat().st_size // BYTES_A_SECOND
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

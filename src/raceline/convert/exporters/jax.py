@@ -57,8 +57,6 @@ def convert(function: Any, shapes: Any, dtypes: Any) -> Any:
         ValueError: the shapes are not given, or do not fit the function.
         Whatever jax2onnx raises.
     """
-    import jax2onnx
-
     names = _names(function)
     ordered = _in_order(getattr(function, "shapes", None) if shapes is None else shapes, names, "shapes")
     if ordered is None:
@@ -72,7 +70,26 @@ def convert(function: Any, shapes: Any, dtypes: Any) -> Any:
     if not names or len(names) < len(ordered):
         names = [f"x{place}" for place in range(len(ordered))]
     inputs = [_struct(shape, kind) for shape, kind in zip(ordered, kinds, strict=True)]
-    return jax2onnx.to_onnx(function, inputs, opset=OPSET, input_names=names[: len(ordered)])
+    import jax2onnx  # only now: it takes ten seconds, and what is wrong with the request is told before
+    import onnx_ir
+
+    model = jax2onnx.to_onnx(
+        function, inputs, opset=OPSET, input_names=names[: len(ordered)], return_mode="ir"
+    )
+    _name_outputs(model.graph)
+    return onnx_ir.to_proto(model)
+
+
+def _name_outputs(graph: Any) -> None:
+    """Name the outputs out_0, out_1, ...: jax2onnx's own names change with its version and the last operation."""
+    wanted = {f"out_{place}": value for place, value in enumerate(graph.outputs)}
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name in wanted and value is not wanted[value.name]:
+                value.name += "_inner"
+    for name, value in wanted.items():
+        if not value.is_graph_input():
+            value.name = name
 
 
 def _names(function: Any) -> list[str]:

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+ROWS = 24  # enough to tell a wrong conversion
+EDGE_STEPS = 10  # halvings of the way to where a label changes; float32 can tell both sides apart
 OPSETS = {"": 21, "ai.onnx.ml": 3}
 TRUSTED = (
     "sklearn._loss.link.Interval",
@@ -49,6 +53,7 @@ def _from_file(given: dict[str, Any]) -> dict[str, Any]:
     estimator = io.load(given["path"], trusted=[*TRUSTED, *given["trusted"]])
     model = convert(estimator, given["inputs"])
     Path(given["folder"], "model.onnx").write_bytes(model.SerializeToString())
+    np.savez(Path(given["folder"], "proof.npz"), **proof(estimator, model))
     return {"version": sklearn.__version__, "kind": type(estimator).__name__}
 
 
@@ -66,14 +71,135 @@ def convert(estimator: Any, inputs: dict[str, Any] | None) -> Any:
     from skl2onnx import to_onnx
 
     types = _initial_types(inputs or _inputs(estimator))
+    choices: list[Any] = [None, {type(_last(estimator)): {}}]
+    if hasattr(estimator, "classes_") or hasattr(estimator, "predict_proba"):
+        choices.insert(0, {id(estimator): {"zipmap": False}})
     with _plain_numbers():
-        if hasattr(estimator, "classes_") or hasattr(estimator, "predict_proba"):
+        for options in choices[:-1]:
             try:
-                options = {id(estimator): {"zipmap": False}}
-                return to_onnx(estimator, initial_types=types, options=options, target_opset=OPSETS)
-            except NameError:  # some classifiers have no such option, and make no maps either
-                pass
-        return to_onnx(estimator, initial_types=types, target_opset=OPSETS)
+                return _settled(to_onnx(estimator, initial_types=types, options=options, target_opset=OPSETS))
+            except (
+                NameError
+            ):  # no such option: some classifiers make no maps, and skl2onnx itself asks some for them
+                continue
+        return _settled(to_onnx(estimator, initial_types=types, options=choices[-1], target_opset=OPSETS))
+
+
+def _last(estimator: Any) -> Any:
+    """The step of a pipeline that predicts."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def _settled(model: Any) -> Any:
+    """The model with outputs as it computes them: skl2onnx (1.20) declares some in other shapes."""
+    from onnx import helper, shape_inference
+
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    for output in graph.output:
+        maker = makers.get(output.name)
+        while maker is not None and maker.op_type in {"Cast", "Identity"}:
+            maker = makers.get(maker.input[0])
+        if output.name == "label" and maker is not None and maker.op_type == "ArrayFeatureExtractor":
+            # It always gives rows: here one, with the labels of all items (QuadraticDiscriminantAnalysis).
+            makers[output.name].output[0] = "label_row"
+            graph.initializer.append(helper.make_tensor("label_shape", 7, [1], [-1]))
+            graph.node.append(
+                helper.make_node("Reshape", ["label_row", "label_shape"], ["label"], "label_flat")
+            )
+    bare = type(model)()
+    bare.CopyFrom(model)
+    for output in bare.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    for output, inferred in zip(graph.output, shape_inference.infer_shapes(bare).graph.output, strict=True):
+        if _contradict(output.type.tensor_type, inferred.type.tensor_type):
+            output.type.tensor_type.shape.CopyFrom(inferred.type.tensor_type.shape)
+    return model
+
+
+def _contradict(declared: Any, inferred: Any) -> bool:
+    """Whether an output's shape cannot be what it is declared to be."""
+    if not declared.HasField("shape") or not inferred.HasField("shape"):
+        return False
+    one, other = ([dim.dim_value for dim in kind.shape.dim] for kind in (declared, inferred))
+    return len(one) != len(other) or any(a and b and a != b for a, b in zip(one, other, strict=True))
+
+
+def proof(estimator: Any, model: Any) -> dict[str, Any]:
+    """Made-up rows, and what scikit-learn computes of them.
+
+    Returns:
+        `in NAME` for the input: random rows, rows that the estimator remembers, and rows on both sides of
+        where a label changes; `group` for the kind of each row; `out NAME NUMBER` for outputs, one or several that
+        each may be. Nothing where rows cannot be made up: of texts, or of more than one table.
+    """
+    if len(model.graph.input) != 1 or model.graph.input[0].type.tensor_type.elem_type not in {1, 11}:
+        return {}
+    (table,) = model.graph.input
+    dtype = np.float32 if table.type.tensor_type.elem_type == 1 else np.float64
+    columns = table.type.tensor_type.shape.dim[1].dim_value
+    random = np.random.default_rng(0)
+    outputs = [output.name for output in model.graph.output]
+    groups = [
+        random.normal(size=(ROWS, columns)) * np.geomspace(0.3, 10, ROWS)[:, None],
+        _remembered(estimator, columns),
+        _edges(estimator, random, columns) if "label" in outputs else np.zeros((0, columns)),
+    ]
+    rows = np.concatenate(groups).astype(dtype)
+    found: dict[str, Any] = {}
+    for name in outputs:
+        methods = {"label": ["predict"], "probabilities": ["predict_proba"]}.get(name, [])
+        if len(outputs) == 1 and not methods:
+            methods = ["predict", "transform"]
+        answers = [_answer(estimator, method, rows) for method in methods]
+        found |= {f"out {name} {at}": item for at, item in enumerate(answers) if item is not None}
+    kinds = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return found | {f"in {table.name}": rows, "group": kinds} if found else {}
+
+
+def _remembered(estimator: Any, columns: int) -> Any:
+    """Rows that an estimator, or the first step of a pipeline, has kept: quantiles, centres, neighbours."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[0][1]
+    tables = [
+        item[:: len(item) // ROWS + 1]
+        for item in vars(estimator).values()
+        if isinstance(item, np.ndarray)
+        and item.ndim == 2
+        and item.shape[1] == columns
+        and item.dtype.kind == "f"
+    ]
+    found = np.concatenate([np.zeros((0, columns)), *tables])
+    return found[np.isfinite(found).all(axis=1)][:ROWS]
+
+
+def _edges(estimator: Any, random: Any, columns: int) -> Any:
+    """Rows close to where the label changes: there a wrong threshold shows."""
+    pool = np.abs(random.normal(size=(8 * ROWS, columns))) * np.geomspace(0.1, 1000, 8 * ROWS)[:, None]
+    pool[::2] *= np.sign(random.normal(size=(4 * ROWS, columns)))
+    labels = _answer(estimator, "predict", pool)
+    if labels is None or labels.ndim != 1:
+        return np.zeros((0, columns))
+    other = np.flatnonzero(labels != labels[0])[: ROWS // 2]
+    low, high = pool[np.zeros_like(other)], pool[other]
+    for _ in range(EDGE_STEPS if len(other) else 0):
+        middle = (low + high) / 2
+        same = (_answer(estimator, "predict", middle) == labels[0])[:, None]
+        low, high = np.where(same, middle, low), np.where(same, high, middle)
+    return np.concatenate([low, high])
+
+
+def _answer(estimator: Any, method: str, rows: Any) -> Any:
+    """What a method gives, as an array of numbers or texts; None where it does not go."""
+    try:
+        found = getattr(estimator, method)(rows)
+        found = np.asarray(found.toarray() if hasattr(found, "toarray") else found)
+    except Exception:  # noqa: BLE001  many methods are there by name alone, or take other values
+        return None
+    found = found.astype(str) if found.dtype.kind in "OSU" else found
+    return found if found.dtype.kind in "biufU" else None
 
 
 def _initial_types(inputs: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -7,12 +7,14 @@ still unpickle, the sample inputs, is read with weights_only, from which torch o
 import importlib
 import json
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 _MOST_INSIDE_BYTES = 1_500_000_000  # a larger model has its weights beside it
+_MOST_CHARS = 600
 
 
 def guard() -> None:
@@ -50,6 +52,14 @@ def export(request: Any) -> dict[str, Any]:
     return {"torch": torch.__version__}
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong first: around it torch wraps advice to its own developers, in colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
+    return " ".join(plain.split())[:_MOST_CHARS]
+
+
 def main() -> None:
     """Read the request from standard input; write the answer."""
     request = json.load(sys.stdin)
@@ -60,8 +70,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         answer = {"missing": error.name or "torch"}
     except Exception as error:  # noqa: BLE001  torch raises what its many parts raise
-        lines = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
-        answer = {"error": " ".join(lines)[:600]}
+        answer = {"error": reason(error)}
     Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 

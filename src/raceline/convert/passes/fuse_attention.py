@@ -35,14 +35,15 @@ LONGEST = 6  # scale, mask and what else stands between the two products
 
 def pattern(node: ir.Node, scope: Scope) -> Match | None:
     """A product of softmaxed scores with values; scores are a product, scaled and masked or not."""
-    softmax = producer(node.inputs[0], "Softmax") if is_op(node, "MatMul") else None
-    if softmax is None or constant(node.inputs[1]) is not None:
+    weights = _weights(node.inputs[0]) if is_op(node, "MatMul") else ()
+    if not weights or constant(node.inputs[1]) is not None:
         return None
+    softmax = weights[0]
     scores = _scores(softmax.inputs[0])
     if scores is None:
         return None
     product, between = scores
-    group = {node, softmax, product, *between, *_scaled(product, scope)}
+    group = {node, *weights, product, *between, *_scaled(product, scope)}
     core = scope.in_order(group)
     if problem := escape(core):
         return Match(core, obstacle=problem)
@@ -68,6 +69,19 @@ def rewrite(match: Match, scope: Scope) -> str:
     fuse(scope, match, "Attention", {})
     moved = f" and {count} changes of layout" if count else ""
     return f"scores and weights of every head{moved} stay in the cache of a kernel that goes block by block"
+
+
+def _weights(value: ir.Value | None) -> tuple[ir.Node, ...]:
+    """The softmax that gives a value, and what sets rows to zero behind it in which every key is masked."""
+    guard = producer(value, "Where")
+    test = producer(guard.inputs[0], "IsNaN") if guard is not None else None
+    if guard is None or test is None:
+        softmax = producer(value, "Softmax")
+        return () if softmax is None else (softmax,)
+    softmax = producer(guard.inputs[2], "Softmax")
+    if softmax is None or test.inputs[0] is not guard.inputs[2] or scalar(guard.inputs[1]) is None:
+        return ()
+    return softmax, guard, test
 
 
 def _scores(value: ir.Value | None) -> tuple[ir.Node, list[ir.Node]] | None:

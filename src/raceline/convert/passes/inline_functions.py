@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from raceline.convert.example import model_from_text
 from raceline.convert.graph import scopes_of
+from raceline.core.units import counted
 from raceline.ir import FUSED_DOMAIN, Model
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def run(program: ir.Model) -> Iterator[tuple[tuple[str, ...], str]]:
         return
     InlinePass(criteria=lambda function: function.domain != FUSED_DOMAIN)(program)
     for name, count in sorted(calls.items()):
-        yield (name,), f"{count} calls opened up, so that what is inside can be rewritten too"
+        yield (name,), f"{counted(count, 'call')} opened up, so that what is inside can be rewritten too"
 
 
 def example() -> Model:

@@ -9,6 +9,7 @@ import numpy as np
 from raceline.convert.example import model_from_text
 from raceline.convert.graph import Match, Scope, constant, is_op, operand
 from raceline.convert.splice import splice, stand_in
+from raceline.core.units import counted
 from raceline.ir import Model
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def rewrite(match: Match, scope: Scope) -> str:
     for old, new in zip(node.outputs, [*carried, *joined], strict=True):
         stand_in(scope, old, new, node)
     scope.remove(match.nodes)
-    return f"it always turns {turns} times, so that engines need no control flow and see through it"
+    return (
+        f"it always turns {counted(turns, 'time')}, so that engines need no control flow and see through it"
+    )
 
 
 def _with_axis(scope: Scope, value: ir.Value, before: ir.Node) -> ir.Value:

@@ -16,13 +16,15 @@ description = "safetensors checkpoints (.safetensors, or a Hugging Face folder) 
 extensions = (".safetensors", file.INDEX)
 extra = ""
 
+_HEAD_BYTES = 1 << 20
+
 
 def recognises(path: Path) -> bool:
     """Whether the file, or the checkpoint of the folder, begins as a safetensors file or is an index of some."""
     try:
         where = model.weights_of(path)
         if where.name.endswith(file.INDEX):
-            return where.is_file() and b'"weight_map"' in where.read_bytes()[: 1 << 20]
+            return where.is_file() and b'"weight_map"' in _head(where)
         return where.is_file() and file.looks_like_safetensors(where)
     except (OSError, ValueError, BadModelError):
         return False
@@ -42,6 +44,11 @@ def read(path: Path, *, architecture: str | None = None, limits: Limits | None =
         UnknownNameError: there is no such architecture; the message lists those there are.
     """
     return model.read(path, architecture, limits or Limits())
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as opened:
+        return opened.read(_HEAD_BYTES)
 
 
 def example(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from raceline.ir.model import Model
 description = "TensorFlow SavedModel folders (saved_model.pb and variables), of TensorFlow 1 and 2"
 extensions: tuple[str, ...] = ()
 extra = ""
+landmark = "saved_model.pb"
 
 
 def recognises(path: Path) -> bool:

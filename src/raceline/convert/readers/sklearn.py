@@ -14,8 +14,8 @@ import numpy as np
 from raceline.convert.exporting import exported
 from raceline.convert.files import Archive, content, sha256
 from raceline.convert.onnx_file import read_onnx
-from raceline.core.errors import BadModelError, MissingDependencyError
-from raceline.ir import Limits, Model
+from raceline.core.errors import BadModelError, MissingDependencyError, UnsupportedOperatorError
+from raceline.ir import Limits, Model, run_reference
 
 description = "scikit-learn estimators and pipelines, in memory or as .skops files"
 extensions = (".skops", ".pkl", ".joblib")
@@ -23,6 +23,9 @@ extra = "sklearn"
 
 _PICKLES = frozenset({".pkl", ".pickle", ".joblib"})
 _HEAD_BYTES = 1 << 16
+_MOST_APART = 0.25  # of rows: some lie on an edge where float32 decides otherwise
+_TOLERANCE = 1e-3
+_SIMPLER = "Convert a simpler estimator, or the parts of this one."
 _INSTALL = f"pip install 'raceline[{extra}]'"
 _WAY_OUT = (
     "Opening a pickle can run any code. Load it where you trust it, then give the estimator itself to "
@@ -30,6 +33,7 @@ _WAY_OUT = (
 )
 
 Inputs = Mapping[str, tuple[str, int]]
+Array = np.ndarray[Any, Any]
 
 
 def recognises(path: Path) -> bool:
@@ -75,7 +79,9 @@ def read(
     request = {"path": str(path.resolve()), "trusted": list(trusted), "inputs": _plain(inputs)}
     with exported("sklearn", request, source=path.name, extra=extra) as (folder, said):
         producer = f"scikit-learn {said['version']}, {said['kind']}"
-        return _named(read_onnx(folder / "model.onnx", limits=limits), path.name, digest, producer)
+        model = _named(_plain_model(folder / "model.onnx", limits, path.name), path.name, digest, producer)
+        with np.load(folder / "proof.npz", allow_pickle=False) as proof:
+            return _proven(model, dict(proof), said["kind"])
 
 
 def takes(source: Any) -> bool:
@@ -97,6 +103,7 @@ def read_object(source: Any, *, limits: Limits | None = None, inputs: Inputs | N
         from raceline.convert.exporters import sklearn as exporter
 
         model = exporter.convert(source, _plain(inputs))
+        proof = exporter.proof(source, model)
     except ImportError as error:
         raise MissingDependencyError(f"reading {kind}", error.name or str(error), _INSTALL) from error
     except Exception as error:  # its converters raise whatever they like
@@ -106,7 +113,8 @@ def read_object(source: Any, *, limits: Limits | None = None, inputs: Inputs | N
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString())
         producer = f"scikit-learn {sklearn.__version__}, {kind}"
-        return _named(read_onnx(path, limits=limits), kind, sha256([path]), producer)
+        read = _named(_plain_model(path, limits or Limits(), kind), kind, sha256([path]), producer)
+        return _proven(read, proof, kind)
 
 
 def example(folder: Path) -> Path:
@@ -127,7 +135,7 @@ def example(folder: Path) -> Path:
     return path
 
 
-def answer(inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+def answer(inputs: Mapping[str, Array]) -> dict[str, Array]:
     """What the example computes."""
     return {"variable": (inputs["x"] @ np.array([[1], [-2]], np.float32) + 0.5).astype(np.float32)}
 
@@ -142,6 +150,66 @@ def _is_pickle(path: Path) -> bool:
 
 def _plain(inputs: Inputs | None) -> dict[str, list[Any]] | None:
     return None if inputs is None else {name: list(spec) for name, spec in inputs.items()}
+
+
+def _plain_model(path: Path, limits: Limits, source: str) -> Model:
+    """What skl2onnx wrote; NaN stands for a missing value there, as in imputers.
+
+    Raises:
+        BadModelError: it is not sound; names the estimator instead of the file on the way.
+    """
+    try:
+        return read_onnx(path, limits=dataclasses.replace(limits, allow_nan=True))
+    except UnsupportedOperatorError as error:
+        raise UnsupportedOperatorError(source, error.uses, _SIMPLER) from error
+    except BadModelError as error:
+        what = f"what skl2onnx makes of {source} cannot be read"
+        raise BadModelError(what, f"{error.what}: {error.why}", _SIMPLER) from error
+
+
+def _proven(model: Model, proof: Mapping[str, Array], kind: str) -> Model:
+    """The model, once it is known to compute what scikit-learn does.
+
+    Args:
+        model: as skl2onnx made it.
+        proof: made-up rows and scikit-learn's answers; see `exporters.sklearn.proof`.
+        kind: the estimator's class.
+
+    Raises:
+        BadModelError: it computes something else.
+    """
+    if not proof:
+        return model
+    feeds = {name.removeprefix("in "): array for name, array in proof.items() if name.startswith("in ")}
+    found = run_reference(model, feeds)
+    answers: dict[str, list[Array]] = {}
+    for name, array in proof.items():
+        if name.startswith("out "):
+            answers.setdefault(name.split(" ")[1], []).append(array)
+    for name, wanted in answers.items():
+        share = min(_share_apart(found[name], array, proof["group"]) for array in wanted)
+        if share > _MOST_APART:
+            raise BadModelError(
+                f"{model.provenance.source} is converted into something else by skl2onnx",
+                f"the output {name!r} of {kind} differs from scikit-learn's in {share:.0%} of made-up rows",
+                _SIMPLER,
+            )
+    return model.with_step(f"Compared with scikit-learn on made-up rows: {', '.join(answers)}.")
+
+
+def _share_apart(found: Array, wanted: Array, groups: Array) -> float:
+    """The share of rows, in the worst group, that differ by more than computing in float32 explains."""
+    if found.size != wanted.size:
+        return 1.0
+    found = found.reshape(wanted.shape)
+    if wanted.dtype.kind in "bU":
+        apart = found.astype(wanted.dtype) != wanted
+    else:
+        apart = ~np.isclose(
+            found.astype(np.float64), wanted, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True
+        )
+    rows = apart.reshape(len(wanted), -1).any(axis=1)
+    return max(float(rows[groups == group].mean()) for group in np.unique(groups))
 
 
 def _named(model: Model, source: str, digest: str, producer: str) -> Model:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from raceline.convert import files
+from raceline.convert.exporters.torch_export import reason
 from raceline.convert.exporting import exported
 from raceline.convert.formats.torch_export.archive import prefix_of, refuse_unsafe
 from raceline.convert.onnx_file import read_onnx
@@ -149,8 +150,7 @@ def _export(source: Any, arguments: tuple[Any, ...], options: dict[str, Any], pa
             program = torch.onnx.export(source, arguments, dynamo=True, verbose=False, **options)
             program.save(str(path), external_data=size > _MOST_INSIDE_BYTES)
     except Exception as error:  # noqa: BLE001  torch's exporter raises what its many parts raise
-        lines = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
-        raise BadModelError(f"{name} cannot be exported by torch", " ".join(lines)[:600]) from error
+        raise BadModelError(f"{name} cannot be exported by torch", reason(error)) from error
 
 
 def _read(path: Path, limits: Limits) -> Model:

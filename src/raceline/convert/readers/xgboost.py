@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from raceline.convert.build import Builder
-from raceline.convert.files import content, too_large
+from raceline.convert.files import content, refuse_growth
 from raceline.convert.formats.xgboost import booster as files
 from raceline.convert.formats.xgboost import ensemble, objective
 from raceline.convert.formats.xgboost.booster import Booster
@@ -124,8 +124,7 @@ def answer(inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[A
 def _model(
     data: bytes, source: str, limits: Limits, best_iteration: bool | None, missing: float | None
 ) -> Model:
-    if len(data) * files.MOST_GROWTH > limits.max_model_bytes:
-        raise too_large(source, len(data) * files.MOST_GROWTH, limits)
+    refuse_growth(len(data), source, limits)
     try:
         booster = files.parse(data)
         if booster.num_features < 1:

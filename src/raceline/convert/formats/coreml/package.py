@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from raceline.convert.files import content, inside
+from raceline.convert.files import content, inside, parsed
 from raceline.core.errors import BadModelError
+from raceline.core.protos import message_class
 from raceline.ir import Limits, wire
 
 _MANIFEST = "Manifest.json"
@@ -61,17 +60,9 @@ class Source:
         return self._blobs[name]
 
 
-@cache
 def model_class() -> Any:
     """The message class, in a pool of its own: coremltools may be in the same process."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    compiled = descriptor_pb2.FileDescriptorSet()
-    compiled.ParseFromString(files(__package__).joinpath("coreml.binpb").read_bytes())
-    own = descriptor_pool.DescriptorPool()
-    for file in compiled.file:
-        own.Add(file)
-    return message_factory.GetMessageClass(own.FindMessageTypeByName("raceline.coreml.Model"))
+    return message_class("raceline.convert.formats.coreml", "coreml.binpb", "raceline.coreml.Model")
 
 
 def model_file(path: Path, limits: Limits) -> Path:
@@ -103,20 +94,12 @@ def load(path: Path, limits: Limits) -> Source:
     Raises:
         BadModelError: it is no Core ML model, broken, or beyond the limits.
     """
-    from google.protobuf.message import DecodeError
-
     file = model_file(path, limits)
     data = content(file, limits)
     kinds = kinds_in(data)
     if not kinds:
         raise BadModelError(f"{path.name} is no Core ML model", "the message has no model in it")
-    try:
-        size = wire.parsed_size_bytes(data, model_class().DESCRIPTOR)
-        if size > limits.max_model_bytes:
-            raise BadModelError(f"{path.name} is too large", "it would grow beyond the limit in memory")
-        message = model_class().FromString(data)
-    except (DecodeError, ValueError, RecursionError) as error:
-        raise BadModelError(f"{path.name} is no whole Core ML model", str(error), "Save it again.") from error
+    message = parsed(model_class(), data, path.name, "Core ML model", limits)
     if kinds != [_PROGRAM]:
         raise BadModelError(
             f"{path.name} is {KINDS[kinds[0]]}",

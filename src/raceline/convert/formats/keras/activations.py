@@ -16,18 +16,8 @@ if TYPE_CHECKING:
 
 rules = Rules()
 Function = Callable[..., "ir.Value"]
-_FUNCTIONS: dict[str, Function] = {}
-
-
-def _function(*names: str) -> Callable[[Function], Function]:
-    """Enter an activation under its names; it takes the builder, the value, and whether this is Keras 3."""
-
-    def enter(function: Function) -> Function:
-        for name in names:
-            _FUNCTIONS[name] = function
-        return function
-
-    return enter
+_function = Rules()
+"""Activations by their names; each takes the builder, the value, and which Keras this is."""
 
 
 def _standard(op: str) -> Function:
@@ -38,7 +28,7 @@ for _name, _op in {
     "tanh": "Tanh", "sigmoid": "Sigmoid", "softplus": "Softplus", "softsign": "Softsign", "exponential": "Exp",
     "mish": "Mish", "abs": "Abs", "exp": "Exp",
 }.items():  # fmt: skip
-    _FUNCTIONS[_name] = _standard(_op)
+    _function(_name)(_standard(_op))
 
 
 def activate(
@@ -61,9 +51,10 @@ def activate(
     if isinstance(activation, dict):
         return _serialised(b, x, activation, major)
     name = _plain(str(activation))
-    if name not in _FUNCTIONS:
+    if name not in _function.table:
         raise UnsupportedError(f"activation {activation!r}")
-    return _FUNCTIONS[name](b, x, major=major, **(settings or {}))
+    y: ir.Value = _function.table[name](b, x, major=major, **(settings or {}))
+    return y
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,7 @@ from raceline.convert.formats.keras.layers import Layer
 from raceline.convert.formats.keras.structure import Graph, Ref, Use, leaves
 from raceline.convert.lower import SourceNode
 from raceline.core.errors import BadModelError
+from raceline.core.units import counted
 from raceline.ir.limits import Limits
 
 
@@ -53,7 +54,9 @@ class Calls:
             raise self._too_large()
         inputs = [graph.resolved(ref) for ref in leaves(graph.inputs)]
         if len(inputs) != len(given):
-            raise self._broken(f"a model with {len(inputs)} inputs is called on {len(given)} tensors")
+            raise self._broken(
+                f"a model with {counted(len(inputs), 'input')} is called on {counted(len(given), 'tensor')}"
+            )
         known: dict[tuple[str, int], list[str]] = {}
         for ref, name in zip(inputs, given, strict=True):
             known.setdefault((ref.layer, ref.use), []).append(name)

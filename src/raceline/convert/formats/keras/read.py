@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from raceline.convert.formats.keras.variables import MODELS
 from raceline.convert.formats.keras.weights import assign
 from raceline.convert.lower import UnsupportedError, lower
 from raceline.core.errors import BadModelError
+from raceline.core.units import counted
 from raceline.ir.limits import Limits
 from raceline.ir.model import Model
 from raceline.ir.signature import Provenance
 
+_logger = logging.getLogger(__name__)
 _BATCH = "batch"
 
 
@@ -57,7 +60,10 @@ def _model(source: Source, limits: Limits) -> Model:
     for name, key in zip(leaves(outputs), _output_names(top, outputs), strict=True):
         builder.output(values[str(name)].value, key)
     model = builder.model(_provenance(source))
-    for step in _steps(top):
+    caveats = _caveats(top)
+    for caveat in caveats:
+        _logger.warning("%s: %s", source.name, caveat)
+    for step in _steps(top) + caveats:
         model = model.with_step(step)
     return model
 
@@ -178,4 +184,20 @@ def _steps(top: Layer) -> list[str]:
         ):
             if any(width in name for width in ("float16", "float64")):
                 found[name] = found.get(name, 0) + 1
-    return [f"{count} layers of the policy {name} compute in float32." for name, count in found.items()]
+    return [
+        f"Computed {counted(count, 'layer')} of the policy {name} in float32."
+        for name, count in found.items()
+    ]
+
+
+def _caveats(top: Layer) -> list[str]:
+    """Where Keras computes different numbers on different backends, which a file does not name."""
+    cubic = [
+        layer.name for layer in top.everyone() if str(layer.config.get("interpolation")).lower() == "bicubic"
+    ]
+    if not cubic:
+        return []
+    return [
+        f"Interpolated bicubically ({', '.join(cubic[:5])}) as Keras does on TensorFlow; Keras on torch has "
+        "another kernel and gives other numbers (by 0.26 in one case). Compare with the backend of its training."
+    ]

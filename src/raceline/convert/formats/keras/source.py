@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raceline.convert.files import Archive, content, refuse_strange
+from raceline.convert.files import Archive, content, member_names, refuse_growth, refuse_strange, sha256
 from raceline.convert.formats.keras.hdf5 import SIGNATURE, Hdf5
 from raceline.core.errors import BadModelError
 from raceline.ir.limits import Limits
@@ -53,13 +53,12 @@ def is_keras(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(len(SIGNATURE))
         if head.startswith(_ZIP):
-            with Archive(path, Limits()) as archive:
-                return {CONFIG, METADATA} <= set(archive.names())
+            return {CONFIG, METADATA} <= set(member_names(path))
         if head != SIGNATURE:
             return False
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return data.find(b"model_config") >= 0 or data.find(b"layer_names") >= 0
-    except (OSError, ValueError, BadModelError):
+    except (OSError, ValueError):
         return False
 
 
@@ -77,12 +76,13 @@ def open_source(path: Path, limits: Limits) -> Source:
 
 def _archive(path: Path, limits: Limits) -> Source:
     with Archive(path, limits) as archive:
-        config = _json(archive.read(CONFIG), path.name, CONFIG)
-        metadata = _json(archive.read(METADATA), path.name, METADATA) if METADATA in archive.names() else {}
+        config = _json(archive.read(CONFIG), path.name, CONFIG, limits)
+        known = METADATA in archive.names()
+        metadata = _json(archive.read(METADATA), path.name, METADATA, limits) if known else {}
         data = archive.read(WEIGHTS)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     weights = Hdf5(data, path.name, limits)
-    return Source(path.name, config, str(metadata.get("keras_version", "3")), weights, False, digest)
+    version = str(metadata.get("keras_version", "3"))
+    return Source(path.name, config, version, weights, False, sha256([path]))
 
 
 def _whole(path: Path, limits: Limits) -> Source:
@@ -100,16 +100,17 @@ def _whole(path: Path, limits: Limits) -> Source:
             _WAY_OUT,
         )
     version = weights.text("", "keras_version") or weights.text("model_weights", "keras_version") or ""
-    config = _json(text, path.name, "model_config")
+    config = _json(text, path.name, "model_config", limits)
     return Source(path.name, config, version, weights, True, hashlib.sha256(data).hexdigest())
 
 
-def _json(data: bytes | str, source: str, part: str) -> dict[str, Any]:
+def _json(data: bytes | str, source: str, part: str, limits: Limits) -> dict[str, Any]:
     """An object in JSON.
 
     Raises:
-        BadModelError: it is none.
+        BadModelError: it is none, or too large.
     """
+    refuse_growth(len(data), source, limits)
     try:
         found = json.loads(data)
         json.dumps(found, ensure_ascii=False).encode()  # no name may hold what cannot be written

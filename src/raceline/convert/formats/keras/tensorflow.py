@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 rules = Rules()
 Function = Callable[..., Any]
-_FUNCTIONS: dict[str, Function] = {}
+_function = Rules()
+"""TensorFlow's functions by their names."""
 _SILENT = frozenset({"name"})
 
 _UNARY = {
@@ -37,15 +38,6 @@ _BINARY = {
     "logical_or": "logical_or", "squared_difference": "squared_difference", "divide_no_nan": "divide_no_nan",
 }  # fmt: skip
 _ACTIVATIONS = ("relu", "relu6", "elu", "selu", "silu", "swish", "leaky_relu")
-
-
-def _function(*names: str) -> Callable[[Function], Function]:
-    def enter(function: Function) -> Function:
-        for name in names:
-            _FUNCTIONS[name] = function
-        return function
-
-    return enter
 
 
 def _plain(symbol: str) -> str:
@@ -69,10 +61,10 @@ def tf_function(b: Builder, call: Call, /, *args: Any, **kwargs: Any) -> Any:
         return a.unary(b, _UNARY[name], *_only(args, settings, "x"))
     if name in _BINARY:
         return a.binary(b, _BINARY[name], *_only(args, settings, "x", "y"))
-    if name not in _FUNCTIONS:
+    if name not in _function.table:
         raise UnsupportedError(f"the function tf.{symbol}")
     try:
-        return _FUNCTIONS[name](b, *args, **settings)
+        return _function.table[name](b, *args, **settings)
     except TypeError as error:
         raise UnsupportedError(f"tf.{symbol} with {', '.join(sorted(settings))}: {error}") from error
 
@@ -96,7 +88,7 @@ for _name in _ACTIVATIONS:
             raise UnsupportedError(f"beta={beta}")
         return activate(b, a.fraction(b, features), _kind, major=2, settings=settings)
 
-    _FUNCTIONS[_name] = _activation
+    _function(_name)(_activation)
 
 
 @_function("gelu")
@@ -131,7 +123,7 @@ for _name in ("mean", "sum", "max", "min", "prod", "all", "any", "logsumexp"):
     ) -> Any:
         return a.reduced(b, _kind, input_tensor, axis, keepdims)
 
-    _FUNCTIONS[f"reduce_{_name}"] = _reduce
+    _function(f"reduce_{_name}")(_reduce)
 
 
 @_function("matmul")

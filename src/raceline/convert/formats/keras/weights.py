@@ -11,6 +11,7 @@ from raceline.convert.formats.keras.hdf5 import Hdf5
 from raceline.convert.formats.keras.layers import Layer
 from raceline.convert.formats.keras.source import Source
 from raceline.core.errors import BadModelError
+from raceline.core.units import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -73,7 +74,9 @@ def _from_path(file: Hdf5, layer: Layer, path: str) -> None:
         return
     count = file.num_members(group) or 0
     if count != len(names):
-        layer.problem = f"group {group!r} has {count} arrays and should have {len(names)}: {', '.join(names)}"
+        layer.problem = (
+            f"group {group!r} has {counted(count, 'array')} and should have {len(names)}: {', '.join(names)}"
+        )
         return
     for number, name in enumerate(names):
         array = file.array(f"{group}/{number}")
@@ -103,7 +106,9 @@ def _from_groups(file: Hdf5, model: Layer) -> None:
         if names is None:
             problem = f"the file has no group {layer.name!r} that lists weights"
         elif len(names) != len(wanted):
-            problem = f"group {layer.name!r} lists {len(names)} arrays and should list {len(wanted)}"
+            problem = (
+                f"group {layer.name!r} lists {counted(len(names), 'array')} and should list {len(wanted)}"
+            )
         if problem or names is None:
             for member in layer.everyone():
                 member.problem = problem

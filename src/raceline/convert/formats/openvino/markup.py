@@ -40,6 +40,7 @@ class _Parser:
     def __init__(self, source: str, most_elements: int) -> None:
         self._source, self._most, self._count = source, most_elements, 0
         self._open = [Element("", {})]
+        self._texts: list[list[str]] = [[]]
 
     def run(self, data: bytes) -> Element:
         parser = expat.ParserCreate("UTF-8")
@@ -69,13 +70,14 @@ class _Parser:
         element = Element(tag, attributes)
         self._open[-1].children.append(element)
         self._open.append(element)
+        self._texts.append([])
 
     def _end(self, _: str) -> None:
-        self._open.pop()
+        self._open.pop().text = "".join(self._texts.pop())
 
     def _characters(self, text: str) -> None:
         if not text.isspace():
-            self._open[-1].text += text
+            self._texts[-1].append(text)
 
     def _refuse(self, *_: object) -> None:
         raise BadModelError(f"{self._source} is refused", "it declares a document type or entities")

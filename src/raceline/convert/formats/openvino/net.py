@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from raceline.convert.formats.openvino.markup import Element
 from raceline.core.errors import BadModelError
+from raceline.core.units import counted
 
 VERSIONS = ("10", "11")
 PortId = tuple[str, str]
@@ -207,6 +208,7 @@ def _sorted(layers: dict[str, Layer], source: str) -> list[Layer]:
                 ready.append(reader)
     if len(order) != len(layers):
         raise BadModelError(
-            f"{source} is broken", f"{len(layers) - len(order)} layers lie on a circle or behind one"
+            f"{source} is broken",
+            f"on a circle, or behind one, lie {counted(len(layers) - len(order), 'layer')}",
         )
     return order

@@ -55,13 +55,27 @@ def _by_definition(
     out_low: ir.Value,
     out_high: ir.Value,
 ) -> Any:
-    """Round((clip(x) - low) / (high - low) (levels - 1)) / (levels - 1) (high' - low') + low'."""
+    """Round((clip(x) - low) / (high - low) (levels - 1)) / (levels - 1) (high' - low') + low'.
+
+    An empty range, as of a channel that is always zero, is a step: low' up to it and high' beyond.
+    """
     steps = b.scalar(levels - 1, x)
     held = b.op("Min", b.op("Max", x, b.op("Min", in_low, in_high)), b.op("Max", in_low, in_high))
-    scale = b.op("Div", steps, b.op("Sub", in_high, in_low))
-    place = b.op("Round", b.op("Mul", b.op("Sub", held, in_low), scale))
+    span = b.op("Sub", in_high, in_low)
+    empty = None if _are_apart(b.array(in_low), b.array(in_high)) else b.op("Equal", in_low, in_high)
+    if empty is not None:
+        span = b.op("Where", empty, b.scalar(1, x), span)
+    place = b.op("Round", b.op("Mul", b.op("Sub", held, in_low), b.op("Div", steps, span)))
     width = b.op("Div", b.op("Sub", out_high, out_low), steps)
-    return b.op("Add", b.op("Mul", place, width), out_low)
+    found = b.op("Add", b.op("Mul", place, width), out_low)
+    if empty is None:
+        return found
+    return b.op("Where", empty, b.op("Where", b.op("LessOrEqual", x, in_low), out_low, out_high), found)
+
+
+def _are_apart(low: Array | None, high: Array | None) -> bool:
+    """Whether two ends are known to differ everywhere."""
+    return low is not None and high is not None and bool((low != high).all())
 
 
 def _as_qdq(

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raceline.convert.files import refuse_growth
 from raceline.convert.formats.paddle.program import DTYPES, Block, Operator, Program, Variable
 from raceline.core.errors import BadModelError
+from raceline.core.units import counted
 from raceline.ir import Limits
 
 _TABLE = """
@@ -241,6 +243,7 @@ def parse(data: bytes, source: str, limits: Limits) -> Program:
     Raises:
         BadModelError: it is damaged, has branches or loops, or is beyond the limits.
     """
+    refuse_growth(len(data), source, limits)
     try:
         whole = json.loads(data)
         regions = whole["program"]["regions"]
@@ -248,7 +251,8 @@ def parse(data: bytes, source: str, limits: Limits) -> Program:
         listed = block["ops"]
         if len(listed) > limits.max_nodes:
             raise BadModelError(
-                f"{source} is too large", f"it has {len(listed)} nodes, over the limit of {limits.max_nodes}"
+                f"{source} is too large",
+                f"it has {counted(len(listed), 'node')}, over the limit of {limits.max_nodes}",
             )
         state = _State()
         for op in listed:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from raceline.convert.files import parsed
 from raceline.core.errors import BadModelError
-from raceline.core.units import format_bytes
+from raceline.core.protos import message_class
+from raceline.core.units import counted
 from raceline.ir import Limits, wire
 
 DTYPES: Mapping[int, Any] = {
@@ -85,24 +85,9 @@ class Program:
     version: int = 0
 
 
-@cache
-def _pool() -> Any:
-    from google.protobuf import descriptor_pb2, descriptor_pool
-
-    compiled = descriptor_pb2.FileDescriptorSet()
-    compiled.ParseFromString(files("raceline.convert.formats.paddle").joinpath("program.binpb").read_bytes())
-    own = descriptor_pool.DescriptorPool()
-    for file in compiled.file:
-        own.Add(file)
-    return own
-
-
-@cache
 def message(name: str) -> Any:
     """The class of one message, for example `message("Program")`."""
-    from google.protobuf import message_factory
-
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"raceline.paddle.{name}"))
+    return message_class("raceline.convert.formats.paddle", "program.binpb", f"raceline.paddle.{name}")
 
 
 def looks_like_program(data: wire.Buffer) -> bool:
@@ -136,23 +121,12 @@ def parse(data: bytes, source: str, limits: Limits) -> Program:
     if not looks_like_program(data):
         why = "its bytes are no ProgramDesc"
         raise BadModelError(f"{source} is no Paddle program", why, "Name the .pdmodel file.")
-    from google.protobuf.message import DecodeError
-
-    kind = message("Program")
-    try:
-        size = wire.parsed_size_bytes(data, kind.DESCRIPTOR)
-        if size > limits.max_model_bytes:
-            bound = format_bytes(limits.max_model_bytes)
-            raise BadModelError(
-                f"{source} is too large", f"it takes {format_bytes(size)}, more than the limit of {bound}"
-            )
-        proto = kind.FromString(data)
-    except (DecodeError, ValueError, RecursionError) as error:
-        raise BadModelError(f"{source} is damaged", str(error), "Download or export it again.") from error
+    proto = parsed(message("Program"), data, source, "Paddle program", limits)
     num_operators = sum(len(block.ops) for block in proto.blocks)
     if num_operators > limits.max_nodes:
         raise BadModelError(
-            f"{source} is too large", f"it has {num_operators} nodes, over the limit of {limits.max_nodes}"
+            f"{source} is too large",
+            f"it has {counted(num_operators, 'node')}, over the limit of {limits.max_nodes}",
         )
     try:
         blocks = tuple(_block(block, source, limits) for block in proto.blocks)

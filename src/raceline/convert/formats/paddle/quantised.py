@@ -18,10 +18,13 @@ rules = Rules()
 Array = np.ndarray[Any, Any]
 
 
-def _scale(b: Builder, c: Call, slot: str) -> tuple[Array, int]:
-    """One step's size for each channel or all, and the channels' axis."""
+def _scale(b: Builder, c: Call, slot: str, *, stored: bool = False) -> tuple[Array, int]:
+    """One step's size for each channel or all, and the channels' axis.
+
+    Where integers are stored it may be zero, as it is for channels without weights; `ir.scales` looks at those.
+    """
     scale = c.constant(b, slot).astype(np.float32).reshape(-1)
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
+    if not (np.isfinite(scale).all() and (scale >= 0 if stored else scale > 0).all()):
         raise BadModelError("a quantisation scale is zero, negative or not finite")
     bits = c.integer("bit_length", 8)
     if bits != 8:
@@ -64,7 +67,7 @@ def _dequantize(b: Builder, c: Call) -> Any:
         if array is None or np.any(array != np.round(array)) or np.any(np.abs(array) > 128):
             raise UnsupportedError(f"steps held as {b.dtype(x)}")
         x = b.constant(array.astype(np.int8))
-    scale, zero, where = _operands(*_scale(b, c, "Scale"))
+    scale, zero, where = _operands(*_scale(b, c, "Scale", stored=b.array(x) is not None))
     return b.op("DequantizeLinear", x, scale, zero, **where)
 
 

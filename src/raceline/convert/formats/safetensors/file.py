@@ -15,6 +15,7 @@ import numpy as np
 
 from raceline.convert import files
 from raceline.core.errors import BadModelError
+from raceline.core.units import counted
 from raceline.ir import Limits
 
 Array = np.ndarray[Any, Any]
@@ -66,10 +67,12 @@ def tensors(path: Path, limits: Limits) -> dict[str, Array]:
     if not 2 <= length <= min(_MOST_HEADER_BYTES, size - 8) or data[8] != ord("{"):
         why = f"its header would have {length} bytes, of {size} in all"
         raise BadModelError(f"{path.name} is no safetensors file, or cut off", why, _AGAIN)
-    header = parsed(bytes(data[8 : 8 + length]), path.name)
+    header = parsed(bytes(data[8 : 8 + length]), path.name, limits)
     header.pop("__metadata__", None)
     if len(header) > limits.max_nodes:
-        raise BadModelError(f"{path.name} is too large", f"it has {len(header)} tensors, over the limit")
+        raise BadModelError(
+            f"{path.name} is too large", f"it has {counted(len(header), 'tensor')}, over the limit"
+        )
     body = data[8 + length :]
     spans = {name: _span(name, entry, path.name) for name, entry in header.items()}
     _check_order(spans, len(body), path.name)
@@ -79,12 +82,13 @@ def tensors(path: Path, limits: Limits) -> dict[str, Array]:
     }
 
 
-def parsed(data: bytes, source: str) -> dict[str, Any]:
+def parsed(data: bytes, source: str, limits: Limits) -> dict[str, Any]:
     """A JSON object in which no name is there twice.
 
     Raises:
-        BadModelError: it is none.
+        BadModelError: it is none, or too large.
     """
+    files.refuse_growth(len(data), source, limits)
     try:
         found = json.loads(data.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -98,7 +102,7 @@ def json_file(path: Path, limits: Limits) -> dict[str, Any]:
     """A small file that holds a JSON object."""
     if files.refuse_strange(path, limits) > _MOST_JSON_BYTES:
         raise BadModelError(f"{path.name} is refused", f"it is larger than {_MOST_JSON_BYTES} bytes")
-    return parsed(files.content(path, limits), path.name)
+    return parsed(files.content(path, limits), path.name, limits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

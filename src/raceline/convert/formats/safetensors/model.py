@@ -16,6 +16,7 @@ from raceline.convert.formats.safetensors import architectures, file, pooling
 from raceline.convert.formats.safetensors.weights import Config, Weights
 from raceline.core import plugins
 from raceline.core.errors import BadModelError, RacelineError, UnknownNameError
+from raceline.core.units import counted
 from raceline.ir import Limits, Model, Provenance, Values
 from raceline.ir.load import PARSE_FAILURES, root_cause
 
@@ -85,7 +86,7 @@ def _told(model: Model, weights: Weights, arrays: Mapping[str, Any]) -> Model:
     if weights.left_out:
         listed = ", ".join(weights.left_out[:5])
         model = model.with_step(
-            f"Left out {len(weights.left_out)} weights of a head for training ({listed})."
+            f"Left out {counted(len(weights.left_out), 'weight')} of a head for training ({listed})."
         )
     return model
 

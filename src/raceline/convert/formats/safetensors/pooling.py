@@ -33,6 +33,7 @@ def steps(folder: Path, limits: Limits) -> list[str]:
     if not (folder / "modules.json").is_file():
         return []
     text = files.content(folder / "modules.json", limits)
+    files.refuse_growth(len(text), "modules.json", limits)
     listed = _modules(text)
     found: list[str] = []
     for module in listed:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.convert.build import Builder
-from raceline.convert.channels_last import channels_first, channels_last, pads
+from raceline.convert.channels_last import pads, resize
 from raceline.convert.formats.tensorflow.values import fixed, fixed_ints, fixed_rank, vector
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
@@ -30,26 +30,11 @@ def _mode(node: SourceNode) -> str:
     return "half_pixel" if centers else "asymmetric"
 
 
-def _resized(b: Builder, x: ir.Value, size: ir.Value, **settings: Any) -> ir.Value:
-    x = channels_first(b, x)
-    known = b.array(size)
-    shape = b.shape(x)
-    if known is not None and all(isinstance(dim, int) for dim in shape[2:]):
-        # By scales where they are exact: all engines keep an open batch then.
-        scales = [int(n) / int(m) for n, m in zip(known, shape[2:], strict=True)]  # type: ignore[arg-type]
-        if all(scale == round(scale) for scale in scales) and settings["mode"] != "cubic":
-            return channels_last(
-                b, b.op("Resize", x, None, np.array([1, 1, *scales], np.float32), **settings)
-            )
-    whole = b.op("Concat", b.op("Shape", x, start=0, end=2), vector(b, size), axis=0)
-    return channels_last(b, b.op("Resize", x, None, None, whole, **settings))
-
-
 @rules("ResizeBilinear")
 def _bilinear(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
     """The result is float32, whatever comes in."""
     y = b.cast(x, np.float32)
-    return _resized(b, y, size, mode="linear", coordinate_transformation_mode=_mode(node))
+    return resize(b, y, vector(b, size), mode="linear", coordinate_transformation_mode=_mode(node))
 
 
 @rules("ResizeBicubic")
@@ -62,8 +47,8 @@ def _bicubic(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
     if known is not None and len(sizes) == 3:
         rows, columns = (_cubic_weights(m, int(n), mode) for m, n in zip(sizes, known, strict=False))
         return _by_matrices(b, b.cast(x, np.float32), rows, columns)
-    return _resized(
-        b, b.cast(x, np.float32), size, mode="cubic", coordinate_transformation_mode=mode,
+    return resize(
+        b, b.cast(x, np.float32), vector(b, size), mode="cubic", coordinate_transformation_mode=mode,
         cubic_coeff_a=-0.5 if keys else -0.75, exclude_outside=int(keys),
     )  # fmt: skip
 
@@ -116,8 +101,13 @@ def _nearest(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
         "align_corners": "round_prefer_ceil",
         "asymmetric": "floor",
     }
-    return _resized(
-        b, x, size, mode="nearest", coordinate_transformation_mode=mode, nearest_mode=rounding[mode]
+    return resize(
+        b,
+        x,
+        vector(b, size),
+        mode="nearest",
+        coordinate_transformation_mode=mode,
+        nearest_mode=rounding[mode],
     )
 
 

@@ -17,6 +17,7 @@ from raceline.convert.channels_last import (
     conv_transpose,
     pool,
 )
+from raceline.convert.dims import spatial_sizes
 from raceline.convert.formats.tensorflow.values import fixed, fixed_ints, fixed_rank, vector
 from raceline.convert.lower import Rules, SourceNode, UnsupportedError
 
@@ -106,35 +107,20 @@ def _depthwise(b: Builder, node: SourceNode, x: ir.Value, kernel: ir.Value) -> A
 def _conv_gradient(b: Builder, node: SourceNode, sizes: ir.Value, kernel: ir.Value, x: ir.Value) -> Any:
     rank = fixed_rank(b, x)
     dilations = _spatial(node, "dilations", rank)
-    known = b.array(sizes)
-    output: list[int | None] = [None] * (rank - 2)
-    if known is not None:
-        listed = [int(size) for size in known]
-        output = [*(listed[2:] if _is_first(node) else listed[1:-1])]
-    else:
-        output = _open_output(b, node, sizes, rank)
+    first, last = (2, rank) if _is_first(node) else (1, rank - 1)
+    output = spatial_sizes(sizes, first, last)
     weight = b.transpose(kernel, [rank - 1, rank - 2, *range(rank - 2)])  # (in, out, kernel...)
     settings: dict[str, Any] = {
         "strides": _spatial(node, "strides", rank),
         "dilations": dilations,
         "padding": _padding(node, rank),
         "output": output,
+        "computed": b.op("Slice", vector(b, sizes), [first], [last]) if None in output else None,
     }
     channels = b.shape(x)[1 if _is_first(node) else -1]
     if channels != b.shape(weight)[0]:
         raise UnsupportedError("with groups")
     return _last(b, node, x, lambda value: conv_transpose(b, value, weight, **settings))
-
-
-def _open_output(b: Builder, node: SourceNode, sizes: ir.Value, rank: int) -> list[int | None]:
-    """Spatial sizes of a result where its shape is put together: numbers where they are known."""
-    from raceline.convert.dims import dims_in
-
-    dims = dims_in(sizes)
-    if dims is None or len(dims) != rank:
-        return [None] * (rank - 2)
-    inner = dims[2:] if _is_first(node) else dims[1:-1]
-    return [dim if isinstance(dim, int) and dim > 0 else None for dim in inner]
 
 
 # ---------------------------------------------------------------- pooling

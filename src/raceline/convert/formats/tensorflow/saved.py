@@ -113,4 +113,8 @@ def _signature(meta: Any, source: str, wanted: str) -> tuple[str, Any]:
             "Save it with tf.saved_model.save(model, path, signatures=model.function.get_concrete_function(...)).",
         )
     what = f"{source} has no signature {wanted!r}" if wanted else f"{source} has several signatures"
-    raise BadModelError(what, f"there are: {', '.join(sorted(known))[:500]}", "Give signature=NAME.")
+    raise BadModelError(
+        what,
+        f"there are: {', '.join(sorted(known))[:500]}",
+        "Give signature=NAME (on the command line: --read signature=NAME).",
+    )

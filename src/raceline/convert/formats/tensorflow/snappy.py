@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from raceline.ir.wire import varint
+
 
 def decompress(data: bytes, most_bytes: int) -> bytes:
     """The original bytes.
@@ -13,7 +15,7 @@ def decompress(data: bytes, most_bytes: int) -> bytes:
     Raises:
         ValueError: the block is broken, or larger than allowed.
     """
-    size, place = _varint(data, 0)
+    size, place = varint(data, 0)
     if size > most_bytes:
         raise ValueError("a block is too large")
     out = bytearray()
@@ -68,15 +70,3 @@ def _copy(data: bytes, place: int, tag: int) -> tuple[int, int, int]:
     if width == 1:
         return 4 + (tag >> 2 & 7), (tag >> 5) << 8 | offset, end
     return 1 + (tag >> 2), offset, end
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < len(data) and shift < 35:
-        byte = data[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, place
-        shift += 7
-    raise ValueError("a number is cut off")

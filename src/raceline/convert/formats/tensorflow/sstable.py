@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from raceline.convert.formats.tensorflow.snappy import decompress
+from raceline.ir.wire import varint
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER_BYTES = 48
@@ -37,13 +38,13 @@ def entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = data[-_FOOTER_BYTES:]
     place = 0
     for _ in range(2):  # where the index of meta blocks is
-        _, place = _varint(footer, place)
-    offset, place = _varint(footer, place)
-    size, _ = _varint(footer, place)
+        _, place = varint(footer, place)
+    offset, place = varint(footer, place)
+    size, _ = varint(footer, place)
     budget = _MOST_GROWTH * len(data) + _MOST_GROWTH * 1024
     for _, handle in _block(_contents(data, offset, size)):
-        offset, place = _varint(handle, 0)
-        size, _ = _varint(handle, place)
+        offset, place = varint(handle, 0)
+        size, _ = varint(handle, place)
         contents = _contents(data, offset, size)
         budget -= len(contents)
         if budget < 0:
@@ -76,9 +77,9 @@ def _block(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise ValueError("a block is cut off")
     place, key = 0, b""
     while place < end:
-        shared, place = _varint(contents, place)
-        fresh, place = _varint(contents, place)
-        length, place = _varint(contents, place)
+        shared, place = varint(contents, place)
+        fresh, place = varint(contents, place)
+        length, place = varint(contents, place)
         if shared > len(key) or place + fresh + length > end:
             raise ValueError("an entry is broken")
         key = key[:shared] + contents[place : place + fresh]
@@ -172,15 +173,3 @@ def _times(columns: list[int], vector: int) -> int:
         if vector >> bit & 1:
             total ^= columns[bit]
     return total
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < len(data) and shift < 64:
-        byte = data[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, place
-        shift += 7
-    raise ValueError("a number is cut off")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,31 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 rules = Rules()
+Handle = tuple[str, str]
+"""Container and name of a variable."""
+
+
+@dataclass
+class Variables:
+    """What variables hold while a model is translated.
+
+    Attributes:
+        values: by handle.
+        states: names of those that the model writes for the next call: inputs and outputs of ours.
+        first: what states hold before the first call, where the file says it.
+        setting_up: whether the subgraph is at work that sets variables before the first call.
+    """
+
+    values: dict[Handle, ir.Value] = field(default_factory=dict)
+    states: dict[Handle, str] = field(default_factory=dict)
+    first: dict[Handle, ir.Value] = field(default_factory=dict)
+    setting_up: bool = False
+
+
+def handle_of(options: Mapping[str, Any]) -> Handle:
+    """The variable that a VAR_HANDLE names."""
+    return str(options.get("container") or ""), str(options.get("shared_name") or "")
+
 
 Call = Callable[[Builder, int, Sequence[Any]], list[Any]]
 """Builds a subgraph by its number, given its inputs, and returns its outputs."""
@@ -88,32 +114,37 @@ def call_(b: Builder, node: SourceNode, *operands: ir.Value) -> tuple[ir.Value, 
 def call_once(b: Builder, node: SourceNode) -> tuple[ir.Value, ...]:
     """What sets variables before the first call; it runs in place, as it always gives the same."""
     call: Call = node.attributes["call"]
-    node.attributes["variables"]["setting up"] = True
+    variables: Variables = node.attributes["variables"]
+    variables.setting_up = True
     call(b, option(node, "init_subgraph_index"), ())
-    node.attributes["variables"].pop("setting up")
+    variables.setting_up = False
     return ()
 
 
 @rules("VAR_HANDLE")
-def var_handle(b: Builder, node: SourceNode) -> Any:
+def var_handle(b: Builder, node: SourceNode) -> tuple[Handle]:
     """The name of a variable."""
-    return ("variable", node.attributes.get("container"), node.attributes.get("shared_name"))
+    return (handle_of(node.attributes),)
 
 
 @rules("ASSIGN_VARIABLE")
 def assign_variable(b: Builder, node: SourceNode, handle: Any, value: ir.Value) -> tuple[ir.Value, ...]:
-    """Only while variables are set up: what a model writes later would have to last until the next call."""
-    variables = node.attributes["variables"]
-    if "setting up" not in variables:
-        raise UnsupportedError("a variable that is kept between calls; make it an input and an output")
-    variables[handle] = value
+    """While variables are set up, what they hold; later, what a state holds at the next call."""
+    variables: Variables = node.attributes["variables"]
+    if variables.setting_up:
+        target = variables.first if handle in variables.states else variables.values
+        target[handle] = value
+    elif handle in variables.states:
+        variables.values[handle] = value
+    else:
+        raise UnsupportedError("a variable that is kept between calls and written in a branch or a loop")
     return ()
 
 
 @rules("READ_VARIABLE")
 def read_variable(b: Builder, node: SourceNode, handle: Any) -> Any:
     """What the variable was set to."""
-    variables = node.attributes["variables"]
-    if handle not in variables:
+    values = node.attributes["variables"].values
+    if handle not in values:
         raise UnsupportedError("a variable that nothing sets")
-    return variables[handle]
+    return values[handle]

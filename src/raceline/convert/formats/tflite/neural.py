@@ -8,6 +8,7 @@ import numpy as np
 
 from raceline.convert import channels_last as nhwc
 from raceline.convert.build import Builder
+from raceline.convert.dims import spatial_sizes
 from raceline.convert.formats.tflite.asking import (
     fixed,
     int64,
@@ -82,14 +83,11 @@ def transpose_conv(
     b: Builder, node: SourceNode, sizes: ir.Value, weight: ir.Value, x: ir.Value, bias: ir.Value | None = None
 ) -> ir.Value:
     """The gradient of a convolution; weights (out, height, width, in), the result's sizes given."""
-    wanted: list[int | None] = [None, None]
-    if b.array(sizes) is not None:
-        wanted = list(known_ints(b, sizes, "sizes")[1:3])
-    elif padding(node) == "VALID":
-        raise UnsupportedError("an output shape that is computed by the model")
+    output = spatial_sizes(sizes, 1, 3)
     y = nhwc.conv_transpose(
         b, x, b.transpose(weight, [3, 0, 1, 2]), bias=nonempty(b, bias), strides=_strides(node, 2),
-        padding=padding(node), output=wanted,
+        padding=padding(node), output=output,
+        computed=b.op("Slice", int64(b, sizes), [1], [3]) if None in output else None,
     )  # fmt: skip
     return _fused(b, node, y)
 
@@ -159,14 +157,11 @@ def resize(b: Builder, node: SourceNode, x: ir.Value, sizes: ir.Value) -> ir.Val
     linear = node.op == "RESIZE_BILINEAR"
     mode = "align_corners" if corners else "half_pixel" if halves else "asymmetric"
     nearest = None if linear else "round_prefer_ceil" if corners or halves else "floor"
-    first = nhwc.channels_first(b, x)
-    batch, channels = b.shape(first)[:2]
-    if isinstance(batch, int) and isinstance(channels, int):
-        wanted, axes = b.op("Concat", [batch, channels], int64(b, sizes), axis=0), None
-    else:
-        wanted, axes = int64(b, sizes), [2, 3]
-    y = b.op(
-        "Resize", first, None, None, wanted, axes=axes, coordinate_transformation_mode=mode,
-        mode="linear" if linear else "nearest", nearest_mode=nearest,
-    )  # fmt: skip
-    return nhwc.channels_last(b, y)
+    return nhwc.resize(
+        b,
+        x,
+        sizes,
+        coordinate_transformation_mode=mode,
+        mode="linear" if linear else "nearest",
+        nearest_mode=nearest,
+    )

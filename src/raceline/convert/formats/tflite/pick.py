@@ -96,7 +96,7 @@ def gather(b: Builder, node: SourceNode, x: ir.Value, places: ir.Value) -> ir.Va
     batch += num_places if batch < 0 else 0
     if batch == 0:
         return b.op("Gather", x, places, axis=axis)  # type: ignore[no-any-return]
-    if not batch <= axis < rank or batch > num_places:
+    if not 0 <= batch <= axis < rank or batch > num_places:
         raise ValueError(f"{batch} batch axes and axis {axis} of {rank}")
     middle = list(range(batch, axis))
     moved = b.transpose(x, [*range(batch), axis, *middle, *range(axis + 1, rank)])

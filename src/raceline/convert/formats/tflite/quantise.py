@@ -80,6 +80,8 @@ def dequantised(b: Builder, value: ir.Value, tensor: Tensor) -> ir.Value:
     if tensor.dtype not in _INTEGERS:
         return value
     scale, zero, axis = _parameters(b, value, tensor, scheme)
+    if value.producer() is None and b.array(value) is None:
+        _refuse_zero(tensor, scheme)
     return b.op("DequantizeLinear", value, scale, zero, axis=axis)  # type: ignore[no-any-return]
 
 
@@ -94,9 +96,14 @@ def quantised(b: Builder, value: ir.Value, tensor: Tensor) -> ir.Value:
         assert inner is not None
         return b.transpose(quantised(b, inner, tensor), list(node.attributes["perm"].as_ints()))
     scale, zero, axis = _parameters(b, value, tensor, tensor.quantisation)
-    if (tensor.quantisation.scale <= 0).any():
-        raise BadModelError(f"tensor {tensor.name!r} is quantised with a scale of zero")
+    _refuse_zero(tensor, tensor.quantisation)
     return b.op("QuantizeLinear", value, scale, zero, axis=axis)  # type: ignore[no-any-return]
+
+
+def _refuse_zero(tensor: Tensor, scheme: Quantisation) -> None:
+    """Refuse a scale of zero for what a run computes or is given; stored channels of zeros may have one."""
+    if (scheme.scale <= 0).any():
+        raise BadModelError(f"tensor {tensor.name!r} is quantised with a scale of zero")
 
 
 def activated(b: Builder, value: ir.Value, code: int, tensor: Tensor | None = None) -> ir.Value:

@@ -47,6 +47,7 @@ WAY_OUT = (
 )
 _MOST_CALLS = 2_000  # of subgraphs by each other
 _DEEPEST_CALL = 40
+_NEXT = "_next"
 
 bridge = Rules()
 
@@ -141,7 +142,7 @@ class _Translation:
         self.file = file
         self.source = source
         self.limits = limits
-        self.variables: dict[Any, Any] = {}
+        self.variables = control.Variables()
         self.calls = 0
         self.depth = 0
         self.steps: list[str] = []
@@ -155,6 +156,7 @@ class _Translation:
         if missing:
             why = f"signature {signature.key!r} leaves out {missing[0]!r}"
             raise BadModelError(f"{self.source} is broken", why)
+        self._state_inputs(b, graph)
         values = self.values_of(b, graph, inputs)
         for key, index in signature.outputs.items():
             value = values.get(graph.tensors[index].key)
@@ -162,8 +164,14 @@ class _Translation:
                 why = f"output {key!r} is text, complex, or written by nothing"
                 raise BadModelError(f"{self.source} cannot be read", why, WAY_OUT)
             b.output(value, key or f"output_{index}")
+        for handle, name in self.variables.states.items():
+            b.output(self.variables.values[handle], f"{name}{_NEXT}")
+            begin = _in_words(b, self.variables.first.get(handle))
+            self.steps.append(
+                f"Variable {name!r} is an input now, and its next value an output: keep it between calls, "
+                f"beginning with {begin}."
+            )
         _sweep(b.graph)
-        _keep_names(b.graph, list(signature.outputs))
         model = b.model(
             Provenance(
                 source=self.source,
@@ -182,6 +190,21 @@ class _Translation:
             raise BadModelError(f"{self.source} cannot be read", why, WAY_OUT)
         dims = [None if dim < 0 else dim for dim in tensor.shape or ()]
         return b.input(name or "input", DTYPES[tensor.dtype], dims)
+
+    def _state_inputs(self, b: Builder, graph: Subgraph) -> None:
+        """Make inputs of the variables that a call writes for the next one."""
+        handles = {
+            op.outputs[0]: control.handle_of(op.options)
+            for op in graph.operations
+            if op.op == "VAR_HANDLE" and op.outputs
+        }
+        writes = [op for op in graph.operations if op.op == "ASSIGN_VARIABLE" and len(op.inputs) == 2]
+        for handle, value in ((handles.get(op.inputs[0]), op.inputs[1]) for op in writes):
+            if handle is None or handle in self.variables.states or value < 0:
+                continue
+            name = handle[1] or f"variable_{len(self.variables.states)}"
+            self.variables.values[handle] = self._input(b, name, graph.tensors[value])
+            self.variables.states[handle] = name
 
     def values_of(self, b: Builder, graph: Subgraph, inputs: Mapping[int, Any]) -> dict[str, Any]:
         """Translate a subgraph's operators; what each tensor stands for, by key."""
@@ -249,6 +272,14 @@ class _Translation:
         finally:
             self.depth -= 1
         return [values[graph.tensors[i].key] for i in graph.outputs]
+
+
+def _in_words(b: Builder, first: ir.Value | None) -> str:
+    """What a state holds before the first call."""
+    array = None if first is None else b.array(first)
+    if array is None or not array.size or (array != array.flat[0]).any():
+        return "what the file sets it to"
+    return f"{array.flat[0]:g} everywhere"
 
 
 class Missing:
@@ -334,17 +365,3 @@ def _sweep(graph: ir.Graph) -> None:
             for index in range(len(node.inputs)):
                 node.replace_input_with(index, None)
             graph.remove(node)
-
-
-def _keep_names(graph: ir.Graph, names: Sequence[str]) -> None:
-    """Give outputs the names that callers know; what else had such a name takes another."""
-    wanted = {name: value for name, value in zip(names, graph.outputs, strict=True) if name}
-    inputs = {value.name for value in graph.inputs}
-    for node in graph.all_nodes():
-        for value in (*node.inputs, *node.outputs):
-            holder = wanted.get(value.name or "") if value is not None else None
-            if value is not None and holder is not None and holder is not value and value.name not in inputs:
-                value.name = f"{value.name}/inner"
-    for name, value in wanted.items():
-        if name not in inputs:
-            value.name = name

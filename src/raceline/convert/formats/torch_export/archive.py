@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raceline.convert.files import Archive
+from raceline.convert.files import Archive, refuse_growth
 from raceline.core.errors import BadModelError
 
 MARK = "archive_format"
@@ -122,6 +122,7 @@ def _strings(item: Any) -> Iterator[tuple[str, str]]:
 
 
 def _json(archive: Archive, name: str, source: str) -> Any:
+    refuse_growth(archive.sizes[name], source, archive.limits)
     try:
         return json.loads(archive.read(name))
     except (ValueError, RecursionError) as error:

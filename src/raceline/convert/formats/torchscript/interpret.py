@@ -22,9 +22,9 @@ from raceline.convert.formats.torchscript.values import (
     causes_in,
     is_dynamic,
 )
-from raceline.convert.lower import UnsupportedError
+from raceline.convert.lower import UnsupportedError, failed
 from raceline.core.errors import BadModelError, RacelineError, ShapeError, UnsupportedOperatorError
-from raceline.ir.load import PARSE_FAILURES, root_cause
+from raceline.ir.load import PARSE_FAILURES
 
 WAY_OUT = (
     "Export the model from Python instead: torch.export.save(torch.export.export(module, inputs), 'model.pt2') "
@@ -147,8 +147,7 @@ class Interpreter:
         except (ShapeError, *PARSE_FAILURES) as error:
             if isinstance(error, RacelineError) and not isinstance(error, ShapeError):
                 raise
-            what = f"{self.source}: node {node.name!r} ({node.op}) makes no sense"
-            raise BadModelError(what, f"{type(error).__name__}: {root_cause(error)}", WAY_OUT) from error
+            raise failed(f"{self.source}: node {node.name!r} ({node.op})", error, WAY_OUT) from error
 
     def _meaning(self, node: Node, arguments: list[Any], env: dict[str, Any]) -> Sequence[Any]:
         """What a node writes."""

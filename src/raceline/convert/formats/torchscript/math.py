@@ -251,19 +251,28 @@ def same_type_function(b: Builder, node: Node, x: Any) -> Any:
 
 
 @rules("aten::floor", "aten::ceil", "aten::round", "aten::trunc", "aten::fix")
-def round_off(b: Builder, node: Node, x: Any, *, decimals: Any = 0) -> Any:
+def round_off(b: Builder, node: Node, x: Any, decimals: Any = 0) -> Any:
     """A rounding; integers stay as they are."""
     name = node.op.removeprefix("aten::").rstrip("_")
-    if decimals:
-        raise UnsupportedError("rounding to decimals")
     value = number(b, x, np.float64) if isinstance(x, Scalar) else x
     if not is_float(b.dtype(value)):
         return x
+    if decimals:
+        return _to_decimals(b, value, decimals)
     if name in _ROUNDING:
         rounded = b.op(_ROUNDING[name], value)
     else:
         rounded = b.op("Round", value) if name == "round" else _truncated(b, value)
     return _as_number(b, b.cast(rounded, INT), int) if isinstance(x, Scalar) else rounded
+
+
+def _to_decimals(b: Builder, x: Any, decimals: Any) -> Any:
+    """Rounded to so many digits behind the point; before it, where there are fewer than none."""
+    if isinstance(decimals, Scalar):
+        raise UnsupportedError("rounding to a number of decimals that a run computes")
+    unit = b.scalar(10.0 ** abs(decimals), x)
+    there, back = ("Mul", "Div") if decimals > 0 else ("Div", "Mul")
+    return b.op(back, b.op("Round", b.op(there, x, unit)), unit)
 
 
 def _truncated(b: Builder, x: Any) -> Any:

@@ -15,6 +15,7 @@ from raceline.convert.formats.torchscript.operands import size
 from raceline.convert.formats.torchscript.program import Module, Port, Program, Strange, numpy_dtype
 from raceline.convert.formats.torchscript.values import Scalar, Tensor
 from raceline.core.errors import BadModelError, ConfigError
+from raceline.core.units import counted
 from raceline.ir import Limits, Model, Provenance
 
 _MOST_ROUNDS = 4
@@ -191,7 +192,9 @@ class _Attempt:
             steps.append(f"It is translated as it is after a first call: {seen}.")
         if self.run.assumed:
             some = ", ".join(list(self.run.assumed)[:3])
-            steps.append(f"{len(self.run.assumed)} checks that raise an exception are left out ({some}).")
+            steps.append(
+                f"Left out {counted(len(self.run.assumed), 'check')} that may raise an exception ({some})."
+            )
         return steps
 
 

@@ -15,9 +15,6 @@ from raceline.convert.formats.xgboost.fields import Array
 MOST_DEPTH = 512
 """Deeper trees are refused: runtimes build trees recursively."""
 
-MOST_GROWTH = 32
-"""Bytes that one byte of a file can become once parsed: an empty list takes two bytes there and 64 here."""
-
 _MOST_OUTPUTS = 1 << 20
 _MOST_FEATURES = 1 << 31
 _MOST_CATEGORY = 1 << 24  # whole numbers that float32 holds
