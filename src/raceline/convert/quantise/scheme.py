@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Scheme:
             raise ConfigError(f"activations cannot be {self.activations}", "uint8 and int8 are possible")
 
     @property
-    def dtype(self) -> np.dtype[np.generic]:
+    def dtype(self) -> np.dtype[np.integer[Any]]:
         """NumPy's type of quantised activations."""
         return np.dtype(self.activations)
 
