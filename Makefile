@@ -42,7 +42,7 @@ test: check
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: check
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 8 --dist loadfile --timeout 1200
 
 protos: $(VENV)/.all
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/serve/kserve_v2.binpb protos/kserve_v2.proto

@@ -321,8 +321,8 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_thousand_kills(tmp_path):
-    assert killed(tmp_path, 1000) == "left [] seen [1.0, 2.0]"
+def test_two_hundred_kills(tmp_path):
+    assert killed(tmp_path, 200) == "left [] seen [1.0, 2.0]"
 
 
 # Trouble with the disk --------------------------------------------------------------------------------------

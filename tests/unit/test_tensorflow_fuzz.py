@@ -245,3 +245,18 @@ def table(items, *, compress):
     index = block([(max(items), data)])
     footer = (meta + index).ljust(40, b"\0")
     return bytes(out) + footer + (0xDB4775248B80FB57).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize("op", ["ResizeBicubic", "ResizeNearestNeighbor"])
+@pytest.mark.parametrize("side", [0, -3, 2_000_000_000])
+def test_pictures_of_absurd_sizes_are_told(tmp_path, op, side):
+    graph = graph_of(("x", "Placeholder", ()), ("s", "Const", ()), ("y", op, ("x", "s")))
+    picture, size, resized = graph.node
+    picture.attr["dtype"].type = resized.attr["T"].type = 1
+    for extent in (1, 4, 4, 3):
+        picture.attr["shape"].shape.dim.add(size=extent)
+    size.attr["dtype"].type = size.attr["value"].tensor.dtype = 3
+    size.attr["value"].tensor.tensor_shape.dim.add(size=2)
+    size.attr["value"].tensor.int_val.extend([side, 7])
+    with pytest.raises(BadModelError, match="a picture of"):
+        read(graph, tmp_path)

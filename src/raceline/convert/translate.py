@@ -101,10 +101,7 @@ class IRTranslator:
         path = Path(source)
         if not is_there(path):
             raise BadModelError(f"there is no file {str(path)!r}", next_step="Check the path.")
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-            raise BadModelError(
-                f"{str(path)!r} is neither a file nor a folder", next_step="Save it as a file."
-            )
+        _refuse_pipes(path)
         name = self.input_format or by_content(path)
         if name is not None:
             return _with_options(name, plugins.load(folder, name, kind="input format").read, path, options)

@@ -104,10 +104,10 @@ def run_mnn(given: dict[str, Any]) -> dict[str, Any]:
             variable = expr.placeholder(list(array.shape), expr.NCHW, kinds[array.dtype.name])
             variable.write(array)
             variables.append(variable)
-        return {
-            name: np.array(result.read())
-            for name, result in zip(outputs, network.onForward(variables), strict=True)
-        }
+        results = network.onForward(variables)
+        if len(results) != len(outputs):
+            raise RuntimeError(f"MNN gives {len(results)} of {len(outputs)} outputs")
+        return {name: np.array(result.read()) for name, result in zip(outputs, results, strict=True)}
 
     return run_cases(given, run)
 

@@ -30,6 +30,21 @@ def _mode(node: SourceNode) -> str:
     return "half_pixel" if centers else "asymmetric"
 
 
+_MOST_PIXELS = 1 << 17  # along one side of a picture
+
+
+def _known_size(b: Builder, size: ir.Value) -> Any:
+    """The size asked for where it is constant; None where the model computes it.
+
+    Raises:
+        ValueError: no picture has that size.
+    """
+    known = b.array(size)
+    if known is not None and any(not 1 <= int(side) <= _MOST_PIXELS for side in known.reshape(-1)):
+        raise ValueError(f"a picture of {known.reshape(-1)[:4].tolist()} pixels")
+    return known
+
+
 @rules("ResizeBilinear")
 def _bilinear(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
     """The result is float32, whatever comes in."""
@@ -42,7 +57,7 @@ def _bicubic(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
     """With pixel centres TensorFlow takes Keys' kernel and leaves out what lies beyond the edge."""
     mode = _mode(node)
     keys = mode == "half_pixel"
-    known, own = b.array(size), b.shape(x)[1:]
+    known, own = _known_size(b, size), b.shape(x)[1:]
     sizes = [dim for dim in own if isinstance(dim, int)]
     if known is not None and len(sizes) == 3:
         rows, columns = (_cubic_weights(m, int(n), mode) for m, n in zip(sizes, known, strict=False))
@@ -87,7 +102,7 @@ def _cubic(x: Weights, a: float) -> Weights:
 def _nearest(b: Builder, node: SourceNode, x: ir.Value, size: ir.Value) -> Any:
     """By Resize where the size is a whole multiple; by places that are calculated here where both are known."""
     mode = _mode(node)
-    known = b.array(size)
+    known = _known_size(b, size)
     shape = b.shape(x)[1:3]
     sizes = [dim for dim in shape if isinstance(dim, int)]
     if known is not None and len(sizes) == 2:
