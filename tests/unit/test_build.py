@@ -222,3 +222,20 @@ def test_types_that_do_not_fit_are_told():
     with pytest.raises(BadModelError, match="becomes"):
         b.op("Add", x, np.array([1, 2], np.int64))
         finished(b)
+
+
+@pytest.mark.parametrize("equation", ["...i2,...jk->...ik", "ij,jk->i1", "i.j,jk", "ij->k->l"])
+def test_equations_that_are_none_are_told(equation):
+    """onnx's shape inference never ends on the first."""
+    b = Builder("m")
+    x = b.input("x", "float32", [2, 2])
+    with pytest.raises(BadModelError, match="none of letters"):
+        b.op("Einsum", x, x, equation=equation)
+
+
+@pytest.mark.parametrize("equation", ["ij,jk->ik", "...i, ...i", " ij , jk -> ki ", "ii,jj"])
+def test_equations_are_taken(equation):
+    b = Builder("m")
+    x = b.input("x", "float32", [2, 2])
+    b.output(b.op("Einsum", x, x, equation=equation), "y")
+    assert finished(b).signature.outputs

@@ -568,3 +568,10 @@ def test_an_opset_that_is_said_twice_alike_is_taken_once(tmp_path):
     proto.opset_import.add(domain="ai.onnx", version=proto.opset_import[0].version)
     model = m.read(proto.SerializeToString(), tmp_path)
     assert any("twice" in step for step in model.provenance.steps)
+
+
+def test_an_equation_that_is_none_is_told(tmp_path):
+    """onnx's shape inference never ends on it."""
+    node = helper.make_node("Einsum", ["x", "x"], ["y"], name="product", equation="...i2,...jk->...ik")
+    with pytest.raises(BadModelError, match=r"'product' \(Einsum\).*none of letters"):
+        m.read(m.proto([node], [m.info("x", [2, 2])], [m.info("y", [2, 2])]), tmp_path)

@@ -25,7 +25,7 @@ from raceline.ir import (
     signature_of,
 )
 from raceline.ir.infer import MOST_CONSTANT_ELEMENTS
-from raceline.ir.load import PARSE_FAILURES, root_cause
+from raceline.ir.load import PARSE_FAILURES, equation_problem, root_cause
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -384,6 +384,8 @@ class Builder:
             and array.dtype.kind in "biuf"
         }
         imports = [onnx.helper.make_opsetid(domain, version)]
+        if node.op_type == "Einsum" and (why := equation_problem(node.attributes.get_string("equation", ""))):
+            raise BadModelError(f"{self.where or 'a node'!r} becomes an Einsum", why)
         try:
             proto = ir.serde.serialize_node(node)
             found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=imports)

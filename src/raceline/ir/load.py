@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ FileSize = Callable[[str], int]
 """Bytes of an external file by its location in the model; raises BadModelError where it may not be used."""
 
 _MOST_REPORTED = 20
+_TERM = r"(?:[A-Za-z ]|\.\.\.)*"
+_EQUATION = re.compile(rf"{_TERM}(?:,{_TERM})*(?:->{_TERM})?")
 _FREE_TEXT = frozenset({"doc_string", "value"})  # notes and metadata, as long as they like
 # What protobuf's and onnx_ir's parsers raise on messages that are well formed and still make no sense.
 PARSE_FAILURES = (
@@ -115,6 +118,7 @@ def check_proto(proto: onnx.ModelProto, source: str, limits: Limits, file_size: 
     problems = _tensor_problems(proto, limits, file_size)
     problems += _unsupported_parts(proto)
     problems += _opset_problems(proto)
+    problems += _einsum_problems(proto)
     problems += structure.problems(proto)
     if problems:
         raise BadModelError(f"{source} is broken", summary(problems), "Export the model again.")
@@ -352,6 +356,27 @@ def _unsupported_parts(proto: onnx.ModelProto) -> list[str]:
                 if attribute.type == attribute.UNDEFINED:
                     found.append(f"{where} does not tell its type")
     return found
+
+
+def equation_problem(equation: str) -> str:
+    """Why an Einsum's equation is none; empty where it is one. onnx's shape inference never ends on some others."""
+    return (
+        ""
+        if _EQUATION.fullmatch(equation)
+        else f"its equation {equation[:60]!r} is none of letters and '...'"
+    )
+
+
+def _einsum_problems(proto: onnx.ModelProto) -> list[str]:
+    """Einsum nodes, wherever they are, whose equation is none."""
+    return [
+        f"node {message.name!r} (Einsum): {problem}"
+        for message in _messages(proto)
+        if message.DESCRIPTOR.name == "NodeProto" and message.op_type == "Einsum"
+        for attribute in message.attribute
+        if attribute.name == "equation"
+        and (problem := equation_problem(attribute.s.decode("utf-8", "replace")))
+    ]
 
 
 def _opset_problems(proto: onnx.ModelProto) -> list[str]:
