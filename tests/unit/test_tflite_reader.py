@@ -200,27 +200,59 @@ def test_every_operator_has_a_case_or_a_test_of_its_own():
     assert all(op.startswith("CUSTOM ") for op in untested), untested
 
 
-def test_variables_that_are_set_once_are_constants(tmp_path):
+def with_variables(first, operations, tensors, written=()):
+    """A graph of `x` and `y` whose variables are set up by another one: `NAME` holds what is read of each."""
     resource = TensorSpec("resource", ())
-    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
-    handle = OperatorSpec(
-        "VAR_HANDLE", [], ["v"], ("VarHandleOptions", {"container": "", "shared_name": "w"})
-    )
+    handles = [
+        OperatorSpec("VAR_HANDLE", [], [f"h{n}"], ("VarHandleOptions", {"container": "", "shared_name": n}))
+        for n in first
+    ]
+
+    def assigned(name, value):
+        return OperatorSpec("ASSIGN_VARIABLE", [f"h{name}", value], [], ("AssignVariableOptions", {}))
+
+    known = {f"h{name}": resource for name in first}
+    once = OperatorSpec("CALL_ONCE", [], [], ("CallOnceOptions", {"init_subgraph_index": 1}))
+    reads = [OperatorSpec("READ_VARIABLE", [f"h{n}"], [n], ("ReadVariableOptions", {})) for n in first]
     main = GraphSpec(
-        {"x": F, "v": resource, "w": F, "y": F},
-        [
-            OperatorSpec("CALL_ONCE", [], [], ("CallOnceOptions", {"init_subgraph_index": 1})),
-            handle,
-            OperatorSpec("READ_VARIABLE", ["v"], ["w"], ("ReadVariableOptions", {})),
-            OperatorSpec("ADD", ["x", "w"], ["y"], ("AddOptions", {})),
-        ],
+        {"x": F, "y": F, **known, **dict.fromkeys(first, F), **tensors},
+        [once, *handles, *reads, *operations, *(assigned(*pair) for pair in written)],
         ["x"],
         ["y"],
     )
-    assign = OperatorSpec("ASSIGN_VARIABLE", ["v", "c"], [], ("AssignVariableOptions", {}))
-    setup = GraphSpec({"v": resource, "c": weight}, [handle, assign], [], [])
-    x = np.ones((2, 3), np.float32)
-    np.testing.assert_array_equal(run_reference(read(tmp_path, main, setup), {"x": x})["y"], weight + 1)
+    setup = GraphSpec(
+        {**known, **{f"c{name}": array for name, array in first.items()}},
+        [*handles, *(assigned(name, f"c{name}") for name in first)],
+        [],
+        [],
+    )
+    return main, setup
+
+
+def test_each_variable_is_a_constant_of_its_own(tmp_path):
+    first = {name: np.full((2, 3), number, np.float32) for name, number in (("a", 3), ("b", 10))}
+    operations = [
+        OperatorSpec("MUL", ["x", "a"], ["p"], ("MulOptions", {})),
+        OperatorSpec("ADD", ["p", "b"], ["y"], ("AddOptions", {})),
+    ]
+    model = read(tmp_path, *with_variables(first, operations, {"p": F}))
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert [spec.name for spec in model.signature.inputs] == ["x"]
+    np.testing.assert_array_equal(run_reference(model, {"x": x})["y"], 3 * x + 10)
+
+
+def test_a_variable_that_lasts_is_an_input_and_an_output(tmp_path):
+    """y = w + x, and w is y at the next call."""
+    first = np.full((2, 3), 0.5, np.float32)
+    operations = [OperatorSpec("ADD", ["x", "w"], ["y"], ("AddOptions", {}))]
+    model = read(tmp_path, *with_variables({"w": first}, operations, {}, written=[("w", "y")]))
+    assert [spec.name for spec in model.signature.outputs] == ["y", "w_next"]
+    assert "beginning with 0.5 everywhere" in model.provenance.steps[0]
+    state, x = first, np.ones((2, 3), np.float32)
+    for turn in range(1, 4):
+        found = run_reference(model, {"x": x, "w": state})
+        state = found["w_next"]
+        np.testing.assert_array_equal(found["y"], first + turn)
 
 
 def test_limits_of_bytes_and_nodes_are_kept(tmp_path):
@@ -337,69 +369,3 @@ def test_pooled_places_lead_back(tmp_path):
     windows = x.reshape(1, 2, 2, 3, 2, 3).max((2, 4))
     np.testing.assert_array_equal(found["m"], windows)
     np.testing.assert_array_equal(found["y"], np.where(x == windows.repeat(2, 1).repeat(2, 2), x, 0))
-
-
-def test_each_variable_is_one_of_its_own(tmp_path):
-    resource = TensorSpec("resource", ())
-    weights = {name: np.full((2, 3), number, np.float32) for name, number in (("a", 3), ("b", 10))}
-    handles = [
-        OperatorSpec("VAR_HANDLE", [], [f"h{n}"], ("VarHandleOptions", {"container": "", "shared_name": n}))
-        for n in weights
-    ]
-    reads = [OperatorSpec("READ_VARIABLE", [f"h{n}"], [n], ("ReadVariableOptions", {})) for n in weights]
-    main = GraphSpec(
-        {"x": F, "ha": resource, "hb": resource, "a": F, "b": F, "p": F, "y": F},
-        [
-            OperatorSpec("CALL_ONCE", [], [], ("CallOnceOptions", {"init_subgraph_index": 1})),
-            *handles,
-            *reads,
-            OperatorSpec("MUL", ["x", "a"], ["p"], ("MulOptions", {})),
-            OperatorSpec("ADD", ["p", "b"], ["y"], ("AddOptions", {})),
-        ],
-        ["x"],
-        ["y"],
-    )
-    assigns = [
-        OperatorSpec("ASSIGN_VARIABLE", [f"h{n}", f"c{n}"], [], ("AssignVariableOptions", {}))
-        for n in weights
-    ]
-    tensors = {"ha": resource, "hb": resource, "ca": weights["a"], "cb": weights["b"]}
-    setup = GraphSpec(tensors, [*handles, *assigns], [], [])
-    x = np.full((2, 3), 2, np.float32)
-    np.testing.assert_array_equal(run_reference(read(tmp_path, main, setup), {"x": x})["y"], 2 * x + 12)
-
-
-def test_a_variable_that_lasts_is_an_input_and_an_output(tmp_path):
-    """y = w + x, and w is y at the next call."""
-    resource = TensorSpec("resource", ())
-    handle = OperatorSpec(
-        "VAR_HANDLE", [], ["v"], ("VarHandleOptions", {"container": "", "shared_name": "w"})
-    )
-    assign = OperatorSpec("ASSIGN_VARIABLE", ["v", "y"], [], ("AssignVariableOptions", {}))
-    main = GraphSpec(
-        {"x": F, "v": resource, "w": F, "y": F},
-        [
-            OperatorSpec("CALL_ONCE", [], [], ("CallOnceOptions", {"init_subgraph_index": 1})),
-            handle,
-            OperatorSpec("READ_VARIABLE", ["v"], ["w"], ("ReadVariableOptions", {})),
-            OperatorSpec("ADD", ["x", "w"], ["y"], ("AddOptions", {})),
-            assign,
-        ],
-        ["x"],
-        ["y"],
-    )
-    first = np.full((2, 3), 0.5, np.float32)
-    setup = GraphSpec(
-        {"v": resource, "c": first},
-        [handle, OperatorSpec("ASSIGN_VARIABLE", ["v", "c"], [], ("AssignVariableOptions", {}))],
-        [],
-        [],
-    )
-    model = read(tmp_path, main, setup)
-    assert [spec.name for spec in model.signature.outputs] == ["y", "w_next"]
-    assert "beginning with 0.5 everywhere" in model.provenance.steps[0]
-    state, x = first, np.ones((2, 3), np.float32)
-    for turn in range(1, 4):
-        found = run_reference(model, {"x": x, "w": state})
-        state = found["w_next"]
-        np.testing.assert_array_equal(found["y"], first + turn)

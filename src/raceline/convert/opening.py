@@ -10,14 +10,14 @@ from typing import Any
 
 import raceline.convert.readers as folder
 from raceline.convert.settle import settle
-from raceline.convert.translate import IRTranslator, is_there, recognise
+from raceline.convert.texts import parsed_texts, refuse_unknown
+from raceline.convert.translate import IRTranslator, by_content, is_there, recognise
 from raceline.core import plugins
 from raceline.core.errors import ConfigError
 from raceline.ir import Bundle, Limits, Model, Values, manifest
 
-_WORDS = {"true": True, "false": False}
 _TOLD_OTHERWISE = frozenset({"path", "limits", "shapes", "values"})
-_KINDS = ("str", "bool", "float", "DTypes")  # that a text can give
+_KINDS = ("str", "bool", "float")  # that a text can give
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,14 @@ def open_model(
     """
     place, hints = Path(path), hints or Hints()
     if input_format is None and (place / manifest.NAME).is_file():
-        _refuse_options("a bundle", hints, frozenset())
+        refuse_unknown("a bundle", {}, hints.options)
         return Opened(Bundle.open(place, limits=limits).model, hints)
-    translator = IRTranslator(input_format)
-    taken = _taken(translator, place, hints)
+    name = input_format or by_content(
+        place
+    )  # None where the name alone may tell; parse then says what is wrong
+    taken = _taken(name or recognise(place), hints) if is_there(place) else {}
     limited = {} if limits is None else {"limits": limits}
-    model = translator.parse(path, **limited, **taken)
+    model = IRTranslator(name).parse(path, **limited, **taken)
     left = {spec.name for spec in model.signature.inputs}  # a reader fixes inputs that have one value
     values = {n: v for n, v in hints.values.items() if n in left or "values" not in taken}
     return Opened(model, Hints(hints.shapes, values))
@@ -104,59 +106,14 @@ def reader_options(name: str) -> dict[str, str]:
     }
 
 
-def _taken(translator: IRTranslator, path: Path, hints: Hints) -> dict[str, Any]:
-    """Arguments for the reader: its own options, and what it must know of the inputs before it can read."""
-    if not is_there(path):
-        return {}  # parse tells
-    name = translator.input_format or recognise(path)
+def _taken(name: str, hints: Hints) -> dict[str, Any]:
+    """Arguments for a reader: its own options, and what it must know of the inputs before it can read."""
     parameters = inspect.signature(plugins.load(folder, name, kind="input format").read).parameters
-    known = reader_options(name)
-    _refuse_options(f"format {name}", hints, frozenset(known))
+    options = parsed_texts(f"reader {name}", reader_options(name), hints.options)
     named = [n for n, shape in hints.shapes.items() if any(isinstance(size, str) for size in shape)]
     if named and "shapes" not in parameters:
         raise ConfigError(
             f"the shape of {named[0]!r} names an axis", "this format names its own", "Give numbers."
         )
     told = {"shapes": hints.shapes, "values": hints.values}
-    taken = {key: value for key, value in told.items() if value and key in parameters}
-    return taken | {key: _parsed(key, known[key], text) for key, text in hints.options.items()}
-
-
-def _refuse_options(what: str, hints: Hints, known: frozenset[str]) -> None:
-    for option in hints.options:
-        if option not in known:
-            raise ConfigError(
-                f"{what} is read without an option {option!r}",
-                f"it has: {', '.join(sorted(known)) or 'none'}",
-            )
-
-
-def _parsed(option: str, kind: str, text: str) -> Any:
-    """An option's value, by the reader's annotation.
-
-    Raises:
-        ConfigError: the text is none.
-    """
-    if "Sequence" in kind:
-        return text.split(",")
-    if "Mapping" in kind or "DTypes" in kind:
-        return dict(_pair(option, item) for item in text.split(","))
-    if kind.startswith("bool"):
-        if text not in _WORDS:
-            raise ConfigError(f"{option}={text}", "it is true or false")
-        return _WORDS[text]
-    if kind.startswith("float"):
-        try:
-            return float(text)
-        except ValueError as error:
-            raise ConfigError(f"{option}={text}", "it is a number") from error
-    return text
-
-
-def _pair(option: str, item: str) -> tuple[str, str]:
-    name, sign, value = item.rpartition(":")
-    if not sign:
-        raise ConfigError(
-            f"{option}={item}", "there is no ':'", f"Write it as {option}=NAME:VALUE,NAME:VALUE."
-        )
-    return name, value
+    return options | {key: value for key, value in told.items() if value and key in parameters}

@@ -219,7 +219,12 @@ def _platform_of(profile: PlatformProfile | str | Path) -> PlatformProfile:
 
 
 def by_content(path: Path) -> str | None:
-    """The name of the reader that recognises a file by what is in it; None where none does."""
+    """The name of the reader that recognises a file by what is in it; None where none does.
+
+    Raises:
+        BadModelError: it is a pipe, a socket or a device.
+    """
+    _refuse_pipes(path)
     for name in plugins.names(folder):
         if plugins.load(folder, name, kind="input format").recognises(path):
             return name
@@ -232,7 +237,6 @@ def recognise(path: Path) -> str:
     Raises:
         BadModelError: neither tells.
     """
-    _refuse_pipes(path)
     return by_content(path) or _by_name(path)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 import raceline.convert.writers as folder
 from raceline.convert.equivalence import Difference, Equivalence, compare
+from raceline.convert.texts import parsed_texts, refuse_unknown
 from raceline.core import plugins
-from raceline.core.errors import ConfigError
 from raceline.core.progress import Progress, Silent
 from raceline.ir import Model, Reference, make_inputs, suggest_sizes
 
@@ -51,44 +51,7 @@ def parsed_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ConfigError: the writer has no such option, or the text is none of its values.
     """
-    known = options_of(name)
-    found: dict[str, Any] = {}
-    for option, text in texts.items():
-        if option not in known:
-            raise _no_option(name, option, known)
-        try:
-            found[option] = _parsed(known[option], text)
-        except ValueError as error:
-            raise ConfigError(f"{option}={text}", str(error) or f"it is {known[option]}") from error
-    return found
-
-
-def _parsed(kind: str, text: str) -> Any:
-    """A value of an option, by the option's annotation.
-
-    Raises:
-        ValueError: the text is none.
-    """
-    if kind.startswith("bool"):
-        if text not in {"true", "false"}:
-            raise ValueError("write true or false")
-        return text == "true"
-    if kind.startswith("int"):
-        return _whole(text)
-    if kind.startswith("Mapping"):
-        pairs = [item.rpartition(":") for item in text.split(",")]
-        return {axis: _whole(size) for axis, _, size in pairs}
-    return text
-
-
-def _whole(text: str) -> int:
-    if not text.lstrip("-").isdecimal():
-        raise ValueError(f"{text!r} is no whole number")
-    return int(text)
-
-
-def _no_option(name: str, option: str, known: Mapping[str, str]) -> ConfigError:
-    return ConfigError(f"writer {name} has no option {option!r}", f"it has: {', '.join(known) or 'none'}")
+    return parsed_texts(f"writer {name}", options_of(name), texts)
 
 
 def write(model: Model, path: str | Path, output_format: str, **options: Any) -> list[Path]:
@@ -110,8 +73,7 @@ def write(model: Model, path: str | Path, output_format: str, **options: Any) ->
     """
     author = writer(output_format)
     known = options_of(output_format)
-    if unknown := sorted(set(options) - set(known)):
-        raise _no_option(output_format, unknown[0], known)
+    refuse_unknown(f"writer {output_format}", known, options)
     files: list[Path] = author.write(model, Path(path), **options)
     return files
 

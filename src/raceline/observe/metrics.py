@@ -12,6 +12,7 @@ import os
 import re
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ MAX_SERIES = 1000  # label sets of one metric; the rest are counted under OTHER,
 OTHER = "_other_"
 
 
-class _Series:
+class _Series(ABC):
     """One label set's recordings: those folded, and those that wait."""
 
     __slots__ = ("__weakref__", "_lock", "_pending")
@@ -71,13 +72,13 @@ class _Series:
         next_one = self._pending.popleft
         self._take([next_one() for _ in range(min(count, len(self._pending)))])
 
+    @abstractmethod
     def _take(self, batch: list[Any]) -> None:
         """Fold recordings, the oldest first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _state(self) -> Any:
         """What the recordings folded so far come to."""
-        raise NotImplementedError
 
     def restart(self) -> None:
         """Forget everything, and any lock that a thread lost in a fork may hold."""
@@ -222,7 +223,7 @@ class HistogramSeries(_Series):
 S = TypeVar("S", bound=_Series)
 
 
-class _Metric(Generic[S]):
+class _Metric(ABC, Generic[S]):
     """A name, its help, and one series for each label set."""
 
     def __init__(
@@ -279,12 +280,13 @@ class _Metric(Generic[S]):
         for series in self._series.values():
             series.restart()
 
+    @abstractmethod
     def _new_series(self) -> S:
-        raise NotImplementedError
+        """An empty series."""
 
+    @abstractmethod
     def family(self) -> "Family":
         """The metric as Prometheus's library takes it."""
-        raise NotImplementedError
 
 
 class Counter(_Metric[CounterSeries]):

@@ -151,13 +151,13 @@ def _flow(graph: ir.Graph, found: dict[ir.Value, None]) -> None:
     for node in graph:
         if not is_op(node, *_FLOWING) or node.outputs[0] in found:
             continue
-        if all(value in found or (value is not None and rearranged(value, found)) for value in node.inputs):
+        if all(value in found or (value is not None and _rearranged(value, found)) for value in node.inputs):
             result = node.outputs[0]
             user = only_user(result)
             found[user.outputs[0] if user is not None and is_op(user, "Relu", "Clip") else result] = None
 
 
-def rearranged(value: ir.Value, found: Mapping[ir.Value, None]) -> bool:
+def _rearranged(value: ir.Value, found: Mapping[ir.Value, None]) -> bool:
     """Whether a value holds elements of a quantised one."""
     return _origin(value) in found
 

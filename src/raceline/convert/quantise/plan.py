@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,10 +117,3 @@ def _result(node: ir.Node) -> ir.Value:
 def rearranging(node: ir.Node | None) -> bool:
     """Whether a node only moves, picks or repeats elements of its first input."""
     return is_op(node, *_REARRANGING)
-
-
-def behind(value: ir.Value) -> Iterator[ir.Node]:
-    """The nodes of the same graph that read a value."""
-    for use in value.uses():
-        if use.node.graph is value.graph:
-            yield use.node

@@ -50,7 +50,7 @@ def read(
     *,
     limits: Limits | None = None,
     shapes: Shapes | None = None,
-    dtypes: DTypes | None = None,
+    dtypes: Sequence[str] | Mapping[str, str] | None = None,
     python: str | None = None,
 ) -> Model:
     """Read `file.py:function`. **This runs the file**, in a child process with the rights of this one.
