@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,8 +19,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from raceline import engines
-from raceline.core.errors import BackendLostError
-from raceline.ir import Bundle
+from raceline.convert.example import model_from_text
+from raceline.core.errors import BackendLostError, BadModelError
+from raceline.core.progress import Silent
+from raceline.ir import Bundle, Candidate, Measurement, Profile
 from raceline.loop import Plan, deploy
 from raceline.serve import evaluate
 
@@ -308,6 +311,42 @@ def test_a_model_that_onnx_runtime_refuses_is_compared_on_another_engine(model, 
     monkeypatch.setitem(deploy.__globals__, "_PLAIN_ENGINE", "absent")
     result = deploy(Plan(model, tmp_path / "out", budget_s=1, load_s=0.5))
     assert result.before.setup.split()[0] in engines.names()
+
+
+def proven_by(monkeypatch, right):
+    """Choose between two measured engines, of which only some compute the right thing for a server."""
+    inside = deploy.__globals__
+
+    def prove(source, model, profile, sizes, progress):
+        best = profile.best().candidate
+        proof = SimpleNamespace(ok=best.engine in right)
+        return best, proof, "" if proof.ok else f"{best.engine} lies"
+
+    monkeypatch.setitem(inside, "_prove", prove)
+    source, model = (
+        model_from_text(
+            f"<ir_version: 8, opset_import: ['': 17]> net (float[2] x) => (float[2] y) {{ y = {op}(x) }}".replace(
+                "'", '"'
+            )
+        )
+        for op in ("Relu", "Neg")
+    )
+    rows = tuple(
+        Measurement(Candidate(engine, variant=variant), latency_s=seconds, runs=3)
+        for engine, variant, seconds in (("openvino", "source", 1.0), ("onnxruntime", "optimised", 2.0))
+    )
+    profile = Profile("here", "0" * 64, {"x": (2,)}, rows)
+    return source, model, inside["_proven"](source, model, profile, {}, Silent())
+
+
+def test_an_engine_that_differs_for_a_server_makes_room_for_the_next(monkeypatch):
+    source, model, (served, profile, proof) = proven_by(monkeypatch, {"openvino", "onnxruntime"})
+    assert served is source and profile.variant == "source" and proof.ok
+    source, model, (served, profile, _) = proven_by(monkeypatch, {"onnxruntime"})
+    assert served is model and profile.best().candidate.engine == "onnxruntime"
+    assert profile.measurements[0].failure == "not equivalent: openvino lies"
+    with pytest.raises(BadModelError, match="openvino lies.*onnxruntime lies"):
+        proven_by(monkeypatch, set())
 
 
 @pytest.mark.parametrize("taken", [{"out/small/notes.txt": "mine"}, {"out": "a file"}])

@@ -113,8 +113,9 @@ def tune(
                 rows += heat.measurements()
                 hindered |= heat.hindered
     at_one = {name: tuple(shape) for name, shape in shapes.items()}
-    kept = tuple(_unless_condemned(row, condemned) for row in rows)
-    profile = Profile(platform.key, structural_sha256(model), at_one, kept)
+    profile = Profile(platform.key, structural_sha256(model), at_one, tuple(rows))
+    for (engine, variant), why in condemned.items():
+        profile = profile.without(engine, variant, why)
     profile.best()  # raises where nothing runs: such a profile is not worth keeping
     if hindered:
         _logger.info("not kept in the cache: %s", ", ".join(f"{c} was hindered" for c in sorted(hindered)))
@@ -131,12 +132,6 @@ def _refuse_elsewhere(platform: PlatformProfile) -> None:
             f"this machine is {here.name}",
             "Tune on that machine, or for this one with platform_profile=None.",
         )
-
-
-def _unless_condemned(row: Measurement, condemned: Mapping[Graph, str]) -> Measurement:
-    """The row, or a failure where the engine computed wrong numbers for the same graph elsewhere."""
-    why = condemned.get((row.candidate.engine, row.candidate.variant))
-    return row if row.failure or why is None else Measurement(row.candidate, failure=why)
 
 
 @dataclass(frozen=True)

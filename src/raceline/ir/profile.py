@@ -1,7 +1,7 @@
 """The measured profile: what a model cost on a platform, for every configuration that was tried."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from raceline.core.errors import BadModelError, ConfigError
@@ -125,6 +125,16 @@ class Profile:
                 "no engine could run this model", "; ".join(failures) or "nothing was measured"
             )
         return rows[0]
+
+    def without(self, engine: str, variant: str, why: str) -> "Profile":
+        """The same, with an engine's measurements on a graph made failures: it computes the wrong thing there."""
+        rows = tuple(
+            Measurement(row.candidate, failure=why)
+            if (row.candidate.engine, row.candidate.variant) == (engine, variant) and not row.failure
+            else row
+            for row in self.measurements
+        )
+        return replace(self, measurements=rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -1,6 +1,7 @@
 """One model's journey: read, optimise, tune, prove, bundle, serve, measure, report."""
 
 import json
+import logging
 import os
 import re
 import select
@@ -36,6 +37,8 @@ from raceline.loop.deployment import Deployment, Plan, Served
 from raceline.loop.report import page_of
 from raceline.serve import Evaluation, Load, Machine, Settings, choose, cores_here, evaluate, open_session
 
+_logger = logging.getLogger(__name__)
+
 _SHARED_LOAD = 0.7  # of what the untouched model can take: both sides then meet the same open load
 _CONCURRENCY = 16
 _START_LIMIT_S = 180.0
@@ -64,7 +67,7 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
 
     Raises:
         RequestError: the model, a shape or a setting is unusable; the message says what to change.
-        BadModelError: no engine runs it, or the fastest that does is not equivalent.
+        BadModelError: no engine runs it, or none that does is equivalent.
         BackendLostError: the server died while it was measured.
     """
     name = bundle_name(plan.name or plan.model.stem)
@@ -81,13 +84,8 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
     with stages("tune"):
         machine, budget_s = translator.platform, plan.budget_s
         profile = tune(source, model, machine, shapes=shapes, budget_s=budget_s, progress=stages.progress)
-        if profile.best().candidate.variant == "source":  # no rewrite helps the engine that is fastest here
-            served = source
-            profile = replace(profile, variant="source", model_sha256=structural_sha256(source))
-        else:
-            served = model
     with stages("prove"):
-        equivalence = _prove(source, served, profile, sizes, stages.progress)
+        served, profile, equivalence = _proven(source, model, profile, sizes, stages.progress)
     with stages("bundle"):
         translator.export(served, plan.out / name, profile=profile, equivalence=equivalence.to_json())
     with tempfile.TemporaryDirectory(prefix="raceline-") as scratch:
@@ -154,14 +152,38 @@ def _read(plan: Plan) -> tuple[Model, dict[str, int]]:
     return open_model(plan.model, limits=limits, hints=hints).settled()
 
 
-def _prove(
+def _proven(
     source: Model, model: Model, profile: Profile, sizes: dict[str, int], progress: Progress
-) -> Equivalence:
-    """Hold the session that a server will open for the bundle against the reference run of the source.
+) -> tuple[Model, Profile, Equivalence]:
+    """The graph to serve, its profile, and the proof of the session that a server will open for it.
+
+    Where the fastest engine computes something else at the sizes of a server, which was not tuned for one shape,
+    the next one gets its turn.
 
     Raises:
-        BadModelError: they differ; says where that begins.
+        BadModelError: none is left; says where each began to differ.
     """
+    while True:
+        served = model
+        if profile.best().candidate.variant == "source":  # no rewrite helps the engine that is fastest here
+            served = source
+        chosen = replace(
+            profile, variant=profile.best().candidate.variant, model_sha256=structural_sha256(served)
+        )
+        candidate, proof, why = _prove(source, served, chosen, sizes, progress)
+        if proof is not None and proof.ok:
+            return served, chosen, proof
+        _logger.warning("%s does not compute what %s means: %s", candidate, source.provenance.source, why)
+        rest = profile.without(candidate.engine, candidate.variant, f"not equivalent: {why}")
+        if rest == profile:  # a server would take an engine that was never measured
+            raise BadModelError(f"{candidate} does not compute what {source.provenance.source} means", why)
+        profile = rest
+
+
+def _prove(
+    source: Model, model: Model, profile: Profile, sizes: dict[str, int], progress: Progress
+) -> tuple[Candidate, Equivalence | None, str]:
+    """Hold the session that a server will open for the bundle against the reference run of the source."""
     batched = model.signature.batch_axis is not None
     choice = choose(profile, Settings(), batched=batched, cores=cores_here())
     candidate = Candidate(
@@ -171,13 +193,13 @@ def _prove(
         batch=choice.max_batch,
         variant=profile.variant,
     )
-    session = open_session(model, choice, profile)
     cases = _cases(source, sizes)
-    proof = verify(source, model, candidate, cases, seeds=(0, 1), session=session, progress=progress)
-    if not proof.ok:
-        what = f"{candidate} does not compute what {source.provenance.source} means"
-        raise BadModelError(what, str(proof.divergence), "Please report it: a bug of the engine, or ours.")
-    return proof
+    try:
+        session = open_session(model, choice, profile)
+        proof = verify(source, model, candidate, cases, seeds=(0, 1), session=session, progress=progress)
+    except (BadModelError, BackendLostError) as error:
+        return candidate, None, str(error)
+    return candidate, proof, "" if proof.ok else str(proof.divergence)
 
 
 def _cases(model: Model, sizes: dict[str, int]) -> list[dict[str, int]]:
