@@ -3,7 +3,8 @@
 Started as `python -P -m raceline.convert._worker READ_FD WRITE_FD PARENT_PID [ENGINE_FOLDER ...]`: one JSON
 object a line comes in, one goes out. Commands:
 
-- load: id, bundle, candidate, shapes (batch 1), seed -> memory_bytes
+- load: id, bundle, part (empty, or two places between which the graph is cut out), candidate, shapes (batch 1),
+  seed -> memory_bytes
 - time: id, calls, warm -> times_s, disturbed
 - compute: id, seed, path -> names; the outputs for other inputs go into an .npz file
 - drop: id
@@ -16,7 +17,7 @@ import resource
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,9 +27,10 @@ from raceline import engines
 from raceline.core.clock import SystemClock
 from raceline.core.errors import RacelineError
 from raceline.core.process import die_with
-from raceline.ir import Candidate, Model
+from raceline.ir import Candidate, Model, Shapes
 from raceline.ir.bundle import Bundle
 from raceline.ir.inputs import make_inputs
+from raceline.ir.segments import Segments
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Server:
 
     def __init__(self) -> None:
         self._models: dict[str, Model] = {}
+        self._segments: dict[tuple[str, int], Segments] = {}
         self._loaded: dict[int, Loaded] = {}
         self._clock = SystemClock()
 
@@ -63,7 +66,13 @@ class Server:
             return {"error": "out of memory", "hindered": True}
 
     def load(
-        self, id: int, bundle: str, candidate: dict[str, Any], shapes: dict[str, list[int]], seed: int
+        self,
+        id: int,
+        bundle: str,
+        part: list[int],
+        candidate: dict[str, Any],
+        shapes: dict[str, list[int]],
+        seed: int,
     ) -> dict[str, Any]:
         """Load a candidate and run it once."""
         chosen = Candidate(**candidate)
@@ -71,12 +80,23 @@ class Server:
             self._models[bundle] = Bundle.open(Path(bundle), verify=False).model
         model = self._models[bundle]
         at_one = {name: tuple(shape) for name, shape in shapes.items()}
+        if part:
+            model = self._cut(
+                bundle, engines.batched(model.signature, at_one, chosen.batch), chosen.batch, part
+            )
+            at_one, chosen = model.signature.concrete({}), replace(chosen, batch=1)
         full = engines.batched(model.signature, at_one, chosen.batch)
         inputs = make_inputs(model.signature, full, seed=seed)
         session = engines.prepare(model, chosen, at_one)
         session.run(inputs)
         self._loaded[id] = Loaded(model, full, session, inputs)
         return {"memory_bytes": session.memory_bytes()}
+
+    def _cut(self, bundle: str, shapes: Shapes, batch: int, part: list[int]) -> Model:
+        """A part of a model whose inputs have these shapes."""
+        if (bundle, batch) not in self._segments:
+            self._segments[bundle, batch] = Segments(self._models[bundle], shapes)
+        return self._segments[bundle, batch].part(*part)
 
     def time(self, id: int, calls: int, warm: bool) -> dict[str, Any]:
         """Seconds of each call, and whether the scheduler took the CPU away meanwhile."""

@@ -9,6 +9,7 @@ from statistics import quantiles
 
 from raceline.convert.choose import beaten, contenders, cores, leaders, settled, typical_s
 from raceline.convert.measure import Bench, HinderedError, Timing
+from raceline.convert.splits import Splits, rivals
 from raceline.convert.truth import Truth
 from raceline.core.clock import Clock
 from raceline.core.errors import BadModelError, NotReadyError, RacelineError
@@ -27,6 +28,7 @@ _MOST_ROUNDS = 40
 _ROUNDS_BEFORE_OFFSPRING = 3
 _LEAST_ROUNDS = 3  # with fewer, offspring that looks fast may only have been lucky
 _FINAL = 0.6  # of the budget is for all candidates; what is left, for the contenders alone
+_SPLITTING = 0.15  # of the budget may go into the search for splits between engines
 _PROMISING = 1.4  # candidates at most so much slower than their leader get offspring
 _CHUNKS = (1, 2, 4)  # items that may stay in a cache while the network works on them
 _COPIES = 3  # of the weights that an engine may hold at a time while it loads
@@ -68,6 +70,7 @@ class Heat:
         times: seconds of one call, by candidate and round.
         calls_s: seconds of every timed call.
         memory_bytes: what each added.
+        load_s: seconds that loading each took.
         failures: why a candidate has no times.
         hindered: those of them that may have times on another day: memory or time was short.
     """
@@ -80,6 +83,7 @@ class Heat:
     times: dict[Candidate, dict[int, float]] = field(default_factory=dict)
     calls_s: dict[Candidate, list[float]] = field(default_factory=dict)
     memory_bytes: dict[Candidate, int] = field(default_factory=dict)
+    load_s: dict[Candidate, float] = field(default_factory=dict)
     failures: dict[Candidate, str] = field(default_factory=dict)
     hindered: set[Candidate] = field(default_factory=set)
     _alive: list[Candidate] = field(default_factory=list)
@@ -101,6 +105,7 @@ class Heat:
             self._retire(beaten(self.times, self._alive))
             if number + 1 == _ROUNDS_BEFORE_OFFSPRING and spent < 0.5:
                 self._breed(threads)
+                self._splice(threads, _SPLITTING * budget_s)
             elif spent >= _FINAL:
                 known = {c for c in self._alive if len(self.times[c]) >= _LEAST_ROUNDS}
                 self._retire(known - contenders(self.times, self._alive))
@@ -114,7 +119,9 @@ class Heat:
         try:
             self._refuse_wrong(candidate)
             self._refuse_without_memory(candidate)
+            start_s = self.clock.now_s()
             self.memory_bytes[candidate] = self.bench.load(candidate)
+            self.load_s[candidate] = self.clock.now_s() - start_s
             self._check(candidate)
             once = self.bench.time(candidate, 1)
         except RacelineError as error:
@@ -169,6 +176,18 @@ class Heat:
         for parent in parents.values():
             for child in offspring(parent, threads):
                 self._enter(child)
+
+    def _splice(self, threads: Sequence[int], budget_s: float) -> None:
+        """Enter the splits between two engines that measured parts promise to be faster than either."""
+        typical = typical_s(self.times)
+        whole = rivals({c: typical[c] for c in self._alive if c in typical})
+        if not whole:
+            return
+        # Two parts take as long to load as the whole.
+        search = Splits(self.bench, self.clock, whole, budget_s, longest_s=sum(self.load_s[c] for c in whole))
+        for split in search.propose():
+            for count in threads:
+                self._enter(replace(split, threads=count))
 
     def _end(self) -> None:
         """Free what is still loaded, and count for nothing what was hardly measured."""

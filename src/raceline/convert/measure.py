@@ -188,6 +188,7 @@ class Bench:
     seed: int = 0
     load_timeout_s: float = LOAD_TIMEOUT_S
     call_timeout_s: float = CALL_TIMEOUT_S
+    _parts: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     _workers: dict[str, Worker] = field(default_factory=dict)
     _slots: dict[Candidate, _Slot] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=itertools.count)
@@ -207,6 +208,15 @@ class Bench:
         if self._folder is not None:
             self._folder.cleanup()
 
+    def cut(self, variant: str, start: int, stop: int) -> str:
+        """The name of a new variant: the part of another between two places (see `ir.segments`).
+
+        Its candidates take what crosses the places at their own batch, and can be loaded, timed and dropped.
+        """
+        name = f"{variant}[{start}:{stop}]"
+        self._parts[name] = variant, start, stop
+        return name
+
     def load(self, candidate: Candidate) -> int:
         """Load a candidate, if it is not, and run it once; the memory it added, in bytes.
 
@@ -217,8 +227,9 @@ class Bench:
         """
         if candidate not in self._slots:
             number = next(self._ids)
+            variant, *part = self._parts.get(candidate.variant, (candidate.variant,))
             answer = self._ask(candidate, {
-                "do": "load", "id": number, "bundle": str(self._bundle(candidate.variant)),
+                "do": "load", "id": number, "bundle": str(self._bundle(variant)), "part": part,
                 "candidate": asdict(candidate), "shapes": dict(self.shapes), "seed": self.seed,
             }, self.load_timeout_s)  # fmt: skip
             self._slots[candidate] = _Slot(number, int(answer["memory_bytes"]))

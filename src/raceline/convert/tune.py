@@ -30,7 +30,7 @@ from raceline.ir.probe import describe
 
 _logger = logging.getLogger(__name__)
 
-METHOD = 1
+METHOD = 2
 """Version of the way of measuring; profiles of another one are not taken from the cache."""
 
 _FALLBACK = "patchwork"  # for models that no engine takes whole

@@ -2,7 +2,7 @@
 
 A file in this folder is an engine. It has a `description` (one line), a `tolerance` against the reference,
 `version() -> str` (raises MissingDependencyError where its package is absent) and
-`load(model, options) -> Session`.
+`load(model, options) -> Session`. Two of them may share a model: `recipe` names such a pair.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,6 +25,7 @@ __all__ = [
     "load",
     "names",
     "prepare",
+    "recipe",
     "users",
 ]
 
@@ -109,14 +110,24 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Engine:
-    """The engine of that name.
+    """The engine of that name, or of that recipe.
 
     Raises:
         UnknownNameError: there is none; the message lists those there are.
     """
     import raceline.engines as folder
+    from raceline.engines._splice import Splice, is_recipe
 
+    if is_recipe(name):
+        return cast(Engine, Splice.of(name))
     return cast(Engine, plugins.load(folder, name, kind="engine"))
+
+
+def recipe(first: str, second: str, value: str) -> str:
+    """The name of an engine that runs `first` up to the node that writes `value`, and `second` from there."""
+    from raceline.engines._splice import recipe
+
+    return recipe(first, second, value)
 
 
 def prepare(model: Model, candidate: Candidate, shapes: Shapes, *, fixed: bool = True) -> Session:

@@ -7,13 +7,15 @@ from typing import Any
 from raceline.core.errors import BadModelError, ConfigError
 from raceline.core.records import from_json
 
+_MOST_SHOWN = 32  # characters of a value's name
+
 
 @dataclass(frozen=True, order=True)
 class Candidate:
     """One way to run a model.
 
     Attributes:
-        engine: name of a file in engines/.
+        engine: name of a file in engines/, or the recipe of a pair of them, FIRST>SECOND@VALUE.
         precision: arithmetic of the heavy operators: "fp32", later "int8", "bf16".
         threads: CPU threads the engine may use for one call.
         batch: items in one call.
@@ -42,10 +44,16 @@ class Candidate:
         return self.chunk or -(-self.batch // self.streams)
 
     def __str__(self) -> str:
-        engine = self.engine if self.optimise else f"{self.engine} unoptimised"
+        engine = _shown(self.engine) + ("" if self.optimise else " unoptimised")
         streams = f" x{self.streams}" if self.streams > 1 else ""
         chunk = f" by {self.chunk}" if self.chunk else ""
         return f"{engine} {self.precision} {self.variant} t{self.threads}{streams} b{self.batch}{chunk}"
+
+
+def _shown(engine: str) -> str:
+    """An engine's name as it is told: of a long value in a recipe only the end, which tells most."""
+    pair, at, value = engine.partition("@")
+    return engine if len(value) <= _MOST_SHOWN else f"{pair}{at}...{value[-_MOST_SHOWN:]}"
 
 
 @dataclass(frozen=True)
