@@ -8,7 +8,8 @@ than its whole tells by how much. So
     predicted = first engine's part + second engine's part + mean over both of (whole - both parts), if positive.
 
 A prediction only earns a split its place in the race, where it is timed like any other candidate and held against
-the reference. Only pairs are tried: sums over three parts and more predicted gains that were never found.
+the reference. Only pairs are tried: sums over three parts and more predicted gains that were never found. How far
+predictions were off: docs/decisions/0011-two-engines-for-one-model.md.
 """
 
 import itertools
