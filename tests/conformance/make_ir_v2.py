@@ -55,6 +55,7 @@ class Bundle:
         self.extra = {}
         self.changes = {}
         self.profile, self.equivalence = None, None
+        self.version = 1
         self.edit = lambda sheet: None
         self.text = lambda text: text
         self.after = lambda folder: None
@@ -93,7 +94,7 @@ class Bundle:
         held |= self.changes
         sheet = {
             "format": "raceline.bundle",
-            "format_version": 1,
+            "format_version": self.version,
             "signature": self.signature,
             "provenance": {"source": "vector.onnx", "source_format": "onnx", "source_sha256": "",
                            "producer": "hand", "steps": ["made by hand"]},
@@ -124,8 +125,8 @@ def tensor_json(array):
 # ---------------------------------------------------------------- valid
 
 
-def minimal():
-    x = floats(2, 3)
+def minimal(x=None):
+    x = floats(2, 3) if x is None else x
     bundle = Bundle([helper.make_node("Relu", ["x"], ["y"])], [info("x", ["n", 3])], [info("y", ["n", 3])])
     return bundle, {"x": x}, {"y": np.maximum(x, 0)}
 
@@ -254,9 +255,9 @@ def branches():
     return bundle, {"x": x, "c": np.array(False)}, {"y": x - w}
 
 
-def reported():
+def reported(x=None):
     """A profile, an equivalence report, and an attachment."""
-    bundle, inputs, outputs = minimal()
+    bundle, inputs, outputs = minimal(x)
     way = {"engine": "onnxruntime", "precision": "fp32", "threads": 2, "batch": 1, "streams": 1,
            "variant": "optimised", "chunk": 0, "optimise": True}  # fmt: skip
     row = {"candidate": way, "latency_s": 0.001, "latency_p99_s": 0.002, "memory_bytes": 4096, "clock_hz": None,
@@ -266,6 +267,18 @@ def reported():
                       "measurements": [row, failed], "variant": "optimised"}  # fmt: skip
     bundle.equivalence = {"ok": True, "outputs": [], "anything": [1, None]}
     bundle.extra = {"report.html": b"<p>fine</p>"}
+    return bundle, inputs, outputs
+
+
+def rounded():
+    """Version 2: a measurement of a quantised graph says what its answers are worth."""
+    bundle, inputs, outputs = reported(np.float32([[-1.0, 0.5, 2.0]]))
+    bundle.version = 2
+    row = bundle.profile["measurements"][0]
+    row["candidate"] |= {"precision": "int8", "variant": "int8-onnxruntime"}
+    row["accuracy"] = {"metric": "top1", "full": 0.98, "quantised": 0.975, "items": 200, "origin": "digits.npz",
+                       "labelled": True}  # fmt: skip
+    bundle.profile["variant"] = "int8-onnxruntime"
     return bundle, inputs, outputs
 
 
@@ -288,7 +301,7 @@ def unaligned():
 
 
 VALID = (minimal, external, fused, optional_operand, ranges, batch, quantised, small_types, branches, reported,
-         unlisted, unaligned)  # fmt: skip
+         rounded, unlisted, unaligned)  # fmt: skip
 
 
 # ---------------------------------------------------------------- invalid: rule, name, how
@@ -454,7 +467,7 @@ INVALID = (
     ("M1", "key_twice", retold(lambda text: text.replace("{", '{"format_version": 1,', 1))),
     ("M2", "another_format", edited(put("format", value="raceline.report"))),
     ("M2", "a_list", retold(lambda text: "[]")),
-    ("M3", "version_2", edited(put("format_version", value=2))),
+    ("M3", "version_3", edited(put("format_version", value=3))),
     ("M3", "version_true", edited(put("format_version", value=True))),
     ("M3", "version_float", edited(put("format_version", value=1.0))),
     ("M3", "version_text", edited(put("format_version", value="1"))),
@@ -486,6 +499,8 @@ INVALID = (
     ("P1", "negative_latency", edited(put(*MEASUREMENT, "latency_s", value=-1.0), base=reported)),
     ("P1", "no_latency", edited(put(*MEASUREMENT, "latency_s", value=0.0), base=reported)),
     ("P1", "no_threads", edited(put(*MEASUREMENT, "candidate", "threads", value=0), base=reported)),
+    ("P1", "judged_by_nothing", edited(put(*MEASUREMENT, "accuracy", "items", value=0), base=rounded)),
+    ("M4", "accuracy_in_version_1", edited(put("format_version", value=1), base=rounded)),
     ("M4", "profile_key", edited(put(*MEASUREMENT, "power_w", value=3), base=reported)),
     ("G1", "garbage", rebuilt(lambda b: b.changes.update({"model.onnx": b"\xff" * 200}))),
     ("G1", "empty_model", rebuilt(lambda b: b.changes.update({"model.onnx": b""}))),

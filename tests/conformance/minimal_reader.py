@@ -31,7 +31,8 @@ PARTS = {
     "file": {"sha256", "size_bytes"},
     "profile": {"platform", "model_sha256", "shapes", "measurements", "variant"},
     "measurement": {"candidate", "latency_s", "latency_p99_s", "memory_bytes", "clock_hz", "energy_j", "runs",
-                    "failure"},
+                    "failure", "accuracy"},
+    "accuracy": {"metric", "full", "quantised", "items", "origin", "labelled"},
     "candidate": {"engine", "precision", "threads", "batch", "streams", "variant", "chunk", "optimise"},
 }  # fmt: skip
 BITS = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2,
@@ -117,7 +118,7 @@ def manifest(text):
         raise RejectedError("M1 no JSON") from error
     need(isinstance(sheet, dict) and sheet.get("format") == "raceline.bundle", "M2")
     version = sheet.get("format_version")
-    need(type(version) is int and version == 1, "M3", repr(version))
+    need(type(version) is int and version in (1, 2), "M3", repr(version))
     part("top", sheet)
     signature(sheet["signature"])
     part("provenance", sheet["provenance"])
@@ -133,7 +134,7 @@ def manifest(text):
         whole(entry["size_bytes"], 0)
     need("model.onnx" in sheet["files"] and "bundle.json" not in sheet["files"], "M6")
     if sheet["profile"] is not None:
-        profile(sheet["profile"])
+        profile(sheet["profile"], version)
     need(sheet["equivalence"] is None or isinstance(sheet["equivalence"], dict), "M8")
     return sheet
 
@@ -188,7 +189,7 @@ def values(data):
     need(data["low"] <= data["high"], "S5")
 
 
-def profile(data):
+def profile(data, version):
     """What was measured."""
     part("profile", data, PARTS["profile"] - {"measurements", "variant"})
     need(isinstance(data["platform"], str) and isinstance(data["model_sha256"], str), "M5")
@@ -197,6 +198,9 @@ def profile(data):
         need(isinstance(shape, list) and all(type(size) is int for size in shape), "M5")
     for row in data.get("measurements", []):
         part("measurement", row, {"candidate"})
+        need(version > 1 or "accuracy" not in row, "M4", "accuracy came with version 2")
+        if row.get("accuracy") is not None:
+            accuracy(row["accuracy"])
         way = row["candidate"]
         part("candidate", way, {"engine"})
         for key, least in (("threads", 1), ("batch", 1), ("streams", 1), ("chunk", 0)):
@@ -207,6 +211,16 @@ def profile(data):
             number(row.get(key, 0.0), "P1")
             need(row.get(key, 0.0) >= 0, "P1", key)
         need(row.get("failure") or row.get("latency_s", 0) > 0, "P1", "no latency and no failure")
+
+
+def accuracy(data):
+    """What fewer bits cost."""
+    part("accuracy", data, {"metric", "full", "quantised", "items", "origin"})
+    need(isinstance(data["metric"], str) and isinstance(data["origin"], str), "M5")
+    need(isinstance(data.get("labelled", False), bool), "M5")
+    whole(data["items"], 1, "P1")
+    for key in ("full", "quantised"):
+        number(data[key], "P1")
 
 
 # ---------------------------------------------------------------- the model

@@ -11,7 +11,7 @@ from benchmarks._models import real_models
 from onnx import TensorProto, helper, numpy_helper
 
 from raceline import engines
-from raceline.convert import differences
+from raceline.convert import differences, quantise
 from raceline.convert.example import model_from_text
 from raceline.convert.readers import onnx as reader
 from raceline.core.errors import (
@@ -361,8 +361,23 @@ def test_memory_is_what_the_session_holds(name, tmp_path):
 @pytest.mark.parametrize("name", OTHERS, indirect=True)  # the reference computes what the graph says
 def test_other_precisions_are_refused_not_ignored(name, tmp_path):
     model = model_of(tmp_path, **CASES["dense"])
-    with pytest.raises(ConfigError, match="int8"):
-        engines.load(name).load(model, Options(precision="int8"))
+    with pytest.raises(ConfigError, match="fp16"):
+        engines.load(name).load(model, Options(precision="fp16"))
+
+
+@pytest.mark.parametrize("name", OTHERS, indirect=True)
+def test_eight_bits_are_where_the_graph_says_so_and_nowhere_else(name, tmp_path):
+    """An engine that takes QDQ computes a graph without any as it does in full precision; others refuse."""
+    model = model_of(tmp_path, **CASES["dense"])
+    inputs = make_inputs(model.signature, shapes_of(model, 3), seed=1)
+    try:
+        session = engines.load(name).load(model, Options(precision="int8"))
+    except ConfigError as error:
+        assert "int8" in str(error) and name not in quantise.RUNS_QDQ
+        return
+    expected = engines.load(name).load(model, Options()).run(inputs)
+    for output, value in session.run(inputs).items():
+        np.testing.assert_array_equal(value, expected[output])
 
 
 def test_single_precision_is_not_lowered_silently(name, tmp_path):

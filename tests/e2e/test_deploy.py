@@ -19,6 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from raceline import engines
+from raceline.convert import Reduced
 from raceline.convert.example import model_from_text
 from raceline.core.errors import BackendLostError, BadModelError
 from raceline.core.progress import Silent
@@ -317,7 +318,7 @@ def proven_by(monkeypatch, right):
     """Choose between two measured engines, of which only some compute the right thing for a server."""
     inside = deploy.__globals__
 
-    def prove(source, model, profile, sizes, progress):
+    def prove(source, model, reduced, profile, sizes, progress):
         best = profile.best().candidate
         proof = SimpleNamespace(ok=best.engine in right)
         return best, proof, "" if proof.ok else f"{best.engine} lies"
@@ -336,7 +337,7 @@ def proven_by(monkeypatch, right):
         for engine, variant, seconds in (("openvino", "source", 1.0), ("onnxruntime", "optimised", 2.0))
     )
     profile = Profile("here", "0" * 64, {"x": (2,)}, rows)
-    return source, model, inside["_proven"](source, model, profile, {}, Silent())
+    return source, model, inside["_proven"](source, model, Reduced(), profile, {}, Silent())
 
 
 def test_an_engine_that_differs_for_a_server_makes_room_for_the_next(monkeypatch):

@@ -74,7 +74,7 @@ def _absolute(data):
 
 
 def _newer(data):
-    data["format_version"] = 2
+    data["format_version"] = 3
 
 
 def _other(data):

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from engine_doubles import add_engines
 
 from raceline.convert import optimise, quantise
 from raceline.convert.example import model_from_text
 from raceline.convert.quantise.calibrate import observe
 from raceline.convert.quantise.insert import rounded
-from raceline.core.errors import BadModelError, ConfigError, ShapeError
-from raceline.ir import run_reference, this_machine
+from raceline.core.clock import ManualClock
+from raceline.core.errors import BackendLostError, BadModelError, ConfigError, ShapeError
+from raceline.ir import check, run_reference, this_machine
 
 RANDOM = np.random.default_rng(5)
 
@@ -67,6 +69,10 @@ def test_arrays_become_batches():
     model = classifier()
     found = samples(model, 10)
     assert [len(batch["x"]) for batch in found] == [4, 4, 2] and found.items == 10
+    full = list(found.full_batches(4))
+    assert [len(batch["x"]) for batch in full] == [4, 4, 4] and np.array_equal(full[2]["x"][3], data(10)[9])
+    assert [len(half["x"]) for half in (part.arrays for part in found.split())] == [5, 5]
+    assert found.thinned(3).items == 3 and found.shapes == {"x": (1, 3, 8, 8)}
 
 
 @pytest.mark.parametrize(
@@ -190,6 +196,22 @@ def test_every_layer_reads_whole_numbers():
             )
 
 
+@pytest.mark.parametrize("keep", [(), ("Conv_0",), ("Conv_2",), ("MatMul_7",), ("Conv_0", "MatMul_7")])
+def test_graphs_are_sound_whatever_is_kept(keep):
+    model, scheme = classifier(), quantise.Scheme(results=True)
+    planned = quantise.plan(model, scheme)
+    observed = observe(planned.model, samples(model), planned.values)
+    made = quantise.quantise(planned, observed, scheme, keep=keep)
+    check(made)
+    inputs = {"x": data(8, seed=9)}
+    assert apart_from(made, model, inputs) < 0.05
+
+
+def apart_from(made, model, inputs):
+    expected, found = run_reference(model, inputs)["y"], run_reference(made, inputs)["y"]
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
 def test_what_was_fused_is_quantised_too():
     fused, _ = optimise(classifier())
     assert {node.domain for node in fused.program.graph} == {"", "raceline"}
@@ -288,20 +310,148 @@ def test_a_budget_that_cannot_be_met_is_told():
     assert not found.met and found.score.drop > 0 and found.layers > 0
 
 
+def judge_of(model, samples, budget, run=None):
+    """A judge that runs models in this process, by the reference."""
+
+    def reference(model, engine, samples):
+        return [run_reference(model, call) for call in samples.full_batches(samples.batch)]
+
+    return quantise.Judge(model, samples, budget, run=run or reference)
+
+
+def labelled(model, items=24, wrong=6):
+    x = data(items)
+    labels = run_reference(model, {"x": x})["y"].argmax(1)
+    labels[:wrong] = (labels[:wrong] + 1) % 5
+    return quantise.from_arrays(model.signature, {"x": x}, labels=labels, batch=5)
+
+
 def test_classes_are_counted():
     model = classifier()
-    x, few = data(24), samples(model)
-    labels = run_reference(model, {"x": x})["y"].argmax(1)
-    labels[:6] = (labels[:6] + 1) % 5
-    budget = quantise.Budget("top1", drop=0.1)
-    judge = quantise.Judge(model, few, budget, labels=labels)
+    judge = judge_of(model, labelled(model), quantise.Budget("top1", drop=0.1))
     assert judge.full == 0.75
-    with pytest.raises(ConfigError, match="3 labels for 24"):
-        quantise.Judge(model, few, budget, labels=labels[:3])
+    assert judge.score(model, "onnxruntime").drop == 0
+    for size in (1, 7, 24):  # however the items are grouped
+        answers = [run_reference(model, call) for call in judge.samples.full_batches(size)]
+        assert judge.mark(answers).quantised == 0.75
+    turned = [{"y": -answer["y"]} for answer in answers]
+    assert judge.mark(turned).quantised < 0.3 and judge.mark(turned).items == 24
 
 
-def test_one_batch_is_not_enough():
+@pytest.mark.parametrize("labels", [np.zeros(3, int), np.zeros(24), np.zeros((24, 2), int)])
+def test_labels_that_do_not_fit_are_told(labels):
     model = classifier()
-    few = quantise.from_arrays(model.signature, {"x": data(3)})
-    with pytest.raises(ConfigError, match="one batch"):
+    with pytest.raises(ConfigError, match="labels of type .* for 24 items"):
+        quantise.from_arrays(model.signature, {"x": data(24)}, labels=labels)
+
+
+def test_labels_come_from_a_file_and_follow_their_items(tmp_path):
+    model = classifier()
+    np.save(tmp_path / "x.npy", data(10))
+    np.save(tmp_path / "labels.npy", np.arange(10))
+    found = quantise.from_file(model.signature, tmp_path / "x.npy", labels=tmp_path / "labels.npy", limit=5)
+    assert list(found.labels) == [0, 2, 4, 6, 8] and np.array_equal(found.arrays["x"], data(10)[::2])
+    assert [list(half.labels) for half in found.split()] == [[0, 4, 8], [2, 6]]
+    with pytest.raises(ConfigError, match="no labels"):
+        quantise.samples_for(model.signature, "generated", {"x": (1, 3, 8, 8)}, tmp_path / "labels.npy")
+
+
+def test_classes_need_scores():
+    model = batched(
+        model_from_text(
+            """<ir_version: 8, opset_import: ["": 17]>
+            net (float[N, 3] x, float[3, 2] w) => (int64[N] c) {
+                y = MatMul(x, w)
+                c = ArgMax<axis = 1, keepdims = 0>(y)
+            }""",
+            w=(3, 2),
+        )
+    )
+    few = quantise.from_arrays(model.signature, {"x": np.ones((2, 3), np.float32)})
+    with pytest.raises(ConfigError, match="top1 needs scores"):
+        judge_of(model, few, quantise.Budget("top1"))
+
+
+def test_one_item_is_not_enough():
+    model = classifier()
+    few = quantise.from_arrays(model.signature, {"x": data(1)})
+    with pytest.raises(ConfigError, match="one item"):
         quantise.within_budget(model, few, quantise.Scheme(), quantise.Budget(), engine="onnxruntime")
+
+
+class Slow:
+    """A study whose engine is the reference and whose clock moves with every scoring."""
+
+    def __init__(self, model, drop, few=None):
+        self.clock, self.runs = ManualClock(), 0
+        seen, judged = (few or samples(model)).split()
+        self.study = quantise.Study(
+            model, seen, judge_of(model, judged, quantise.Budget(drop=drop), run=self), clock=self.clock
+        )
+
+    def __call__(self, model, engine, samples):
+        self.runs += 1
+        self.clock.sleep_s(1.0)
+        return [run_reference(model, call) for call in samples.full_batches(samples.batch)]
+
+
+@pytest.mark.parametrize(("deadline_s", "most"), [(0.0, 1), (2.5, 3), (6.0, 8)])
+def test_a_deadline_ends_the_search_with_the_best_found(deadline_s, most):
+    slow = Slow(classifier(), drop=0.0)
+    before = slow.runs
+    found = slow.study.within_budget(quantise.Scheme(), "onnxruntime", deadline_s=deadline_s)
+    assert slow.runs - before <= most and not found.met and "time" in found.stopped
+    assert found.score.quantised > 0.9
+
+
+def test_layers_are_not_searched_where_nothing_is_gained():
+    slow = Slow(classifier(), drop=0.0)
+    before = slow.runs
+    found = slow.study.within_budget(quantise.Scheme(), "onnxruntime", worth=lambda made: "no gain")
+    assert slow.runs - before == len(quantise.METHODS) and found.stopped == "no gain" and not found.kept
+
+
+def test_groups_are_looked_at_before_layers():
+    """Nine layers of which one is bad: its group of three is looked at layer by layer, the others are not."""
+    names = " ".join(f"h{i + 1} = MatMul(h{i}, w{i})" for i in range(8))
+    parameters = ", ".join(f"float[8, 8] w{i}" for i in range(9))
+    model = batched(
+        model_from_text(
+            f"""<ir_version: 8, opset_import: ["": 17]>
+            net (float[N, 8] h0, {parameters}) => (float[N, 8] y) {{ {names} y = MatMul(h8, w8) }}""",
+            **{f"w{i}": np.eye(8, dtype=np.float32) for i in range(9)},
+        )
+    )
+    import onnx_ir as ir
+
+    bad = np.eye(8, dtype=np.float32) * 0.4
+    bad[0, 0] = 100.0  # with one scale for all, the rest rounds to zero
+    model.program.graph.initializers["w4"].const_value = ir.tensor(bad, name="w4")
+    x = np.random.default_rng(0).standard_normal((24, 8)).astype(np.float32)
+    x[:, 0] = 0
+    few = quantise.from_arrays(model.signature, {"h0": x}, batch=4)
+    slow = Slow(model, 0.05, few)
+    found = slow.study.within_budget(quantise.Scheme(per_channel=False, results=False), "onnxruntime")
+    assert found.met and max(found.sensitivity, key=found.sensitivity.get) == found.kept[0]
+    kept = [
+        node for node in found.model.program.graph if node.op_type == "MatMul" and node.name == found.kept[0]
+    ]
+    assert kept[0].inputs[1].name == "w4"
+    assert found.layers == 8 and slow.runs < 1 + 3 + 1 + 3 + 9 + 3  # fewer than with every layer alone
+    assert any(len({found.sensitivity[f"MatMul_{i + j}"] for j in range(3)}) == 1 for i in (0, 6))
+
+
+def test_an_engine_that_crashes_or_refuses_is_told(monkeypatch):
+    add_engines(monkeypatch)
+    model = classifier()
+    few = samples(model)
+    with quantise.Runner(few) as run:
+        with pytest.raises(BackendLostError, match="SIGSEGV"):
+            run(model, "crashing", few)
+        with pytest.raises(BadModelError):
+            run(model, "refusing", few)
+        answers = run(model, "onnxruntime", few)
+        assert len(answers) == 6 and np.allclose(
+            answers[0]["y"], run_reference(model, next(iter(few)))["y"], atol=1e-4
+        )
+        assert run.gain(model, model, "onnxruntime") > 0

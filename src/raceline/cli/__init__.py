@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from raceline.cli.convert import app as convert_app
-from raceline.cli.options import Json, ReaderOptions, Shapes, Values, pairs, shape
+from raceline.cli.options import (
+    AccuracyDrop,
+    Data,
+    Json,
+    Labels,
+    Metric,
+    ReaderOptions,
+    Shapes,
+    Values,
+    pairs,
+    shape,
+)
 from raceline.core import errors
 
 __all__ = ["main"]
@@ -72,6 +83,16 @@ def deploy(
     seconds: Annotated[float, typer.Option(help="Seconds of each load test.", min=0.5)] = 5.0,
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.", min=0, max=65535)] = 8001,
     memory_limit: Annotated[str, typer.Option(help="Refuse models larger than this, such as 2GiB.")] = "",
+    data: Data = "",
+    labels: Labels = None,
+    metric: Metric = "fidelity",
+    accuracy_drop: AccuracyDrop = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto: fewer bits where that is faster and within --accuracy-drop; or fp32, or int8."
+        ),
+    ] = "auto",
     once: Annotated[bool, typer.Option("--once", help="End after the report instead of serving on.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -94,6 +115,11 @@ def deploy(
         budget_s=budget,
         load_s=seconds,
         memory_limit_bytes=parse_size_bytes(memory_limit) if memory_limit else None,
+        data=data,
+        labels=labels,
+        metric=metric,
+        accuracy_drop=accuracy_drop,
+        precision=precision,
     )
     progress = TerminalProgress()
     result = deploy(plan, progress=progress)

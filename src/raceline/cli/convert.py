@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from raceline.cli.options import Json, MemoryLimit, ReaderOptions, Shapes, Values, pairs, shape
+from raceline.cli.quantise import quantise
 
 if TYPE_CHECKING:
     from raceline.convert import Comparison, Equivalence, Explanation, Inspection, Opened
@@ -31,6 +32,8 @@ app = typer.Typer(
     help="Look at models, compare them, explain what was done to them, write them in other formats. "
     "Example: raceline convert detector.onnx --to openvino -o detector_ir",
 )
+
+app.command()(quantise)
 
 ModelPath = Annotated[str, typer.Argument(help="A model file or folder of any format, or a bundle.")]
 Format = Annotated[str, typer.Option("--format", help="Read it as this format; recognised by default.")]

@@ -1,6 +1,7 @@
 """What several commands take, and how it is written."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,25 @@ ReaderOptions = Annotated[
     typer.Option("--read", help="An option of the format's reader: signature=serving_default, weights=FILE."),
 ]
 MemoryLimit = Annotated[str, typer.Option(help="Refuse models larger than this, such as 2GiB.")]
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Calibration data: a .npz with an array for each input, or a .npy; axis 0 counts items. "
+        '"generated" makes inputs up.'
+    ),
+]
+Labels = Annotated[Path | None, typer.Option(help="A .npy with the true class of each item, for top1.")]
+Metric = Annotated[
+    str,
+    typer.Option(help="What counts as accuracy: fidelity (1 - relative error of the outputs) or top1."),
+]
+AccuracyDrop = Annotated[
+    float | None,
+    typer.Option(
+        help="How much accuracy may be lost, 0.01 for a point; by default 0.05 of fidelity, 0.01 of top1."
+    ),
+]
 
 
 def pairs(items: list[str], option: str, parse: Callable[[str], Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Any framework in, an optimised and measured Bundle out; or another format."""
 
+from raceline.convert import quantise
 from raceline.convert.catalogue import Format, formats_table, known_formats
 from raceline.convert.comparing import Comparison, compare_models
 from raceline.convert.equivalence import Difference, Divergence, Equivalence, differences, verify
@@ -7,8 +8,10 @@ from raceline.convert.explaining import Explanation, explain_model, explanation_
 from raceline.convert.inspecting import Inspection, inspect_model
 from raceline.convert.measure import Bench
 from raceline.convert.opening import Hints, Opened, open_model
+from raceline.convert.precision import Reduced, reduce, verify_accuracy
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.convert.settle import settle
+from raceline.convert.shrinking import Shrunk, shrink
 from raceline.convert.translate import IRTranslator
 from raceline.convert.truth import Truth
 from raceline.convert.tune import tune
@@ -26,8 +29,10 @@ __all__ = [
     "IRTranslator",
     "Inspection",
     "Opened",
+    "Reduced",
     "Refusal",
     "Rewrite",
+    "Shrunk",
     "Truth",
     "compare_models",
     "differences",
@@ -40,7 +45,11 @@ __all__ = [
     "optimise",
     "parsed_options",
     "prove",
+    "quantise",
+    "reduce",
     "settle",
+    "shrink",
     "tune",
     "verify",
+    "verify_accuracy",
 ]

@@ -7,7 +7,8 @@ object a line comes in, one goes out. Commands:
   seed -> memory_bytes
 - time: id, calls, warm -> times_s, disturbed
 - compute: id, seed, path -> names; the outputs for other inputs go into an .npz file
-- drop: id
+- answer: id, names, inputs, path -> names, calls; so do the outputs of every call whose inputs an .npz file holds
+- drop: id, forget (also the bundle it was loaded from)
 """
 
 import gc
@@ -37,6 +38,7 @@ from raceline.ir.segments import Segments
 class Loaded:
     """A candidate that is ready to run."""
 
+    bundle: str
     model: Model
     shapes: dict[str, tuple[int, ...]]
     session: engines.Session
@@ -55,7 +57,8 @@ class Server:
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         """Carry out one command; what it raises on purpose becomes the answer's `error`."""
         actions: dict[str, Callable[..., dict[str, Any]]] = {
-            "load": self.load, "time": self.time, "compute": self.compute, "drop": self.drop,
+            "load": self.load, "time": self.time, "compute": self.compute, "answer": self.answer_calls,
+            "drop": self.drop,
         }  # fmt: skip
         action = actions[command.pop("do")]
         try:
@@ -89,7 +92,7 @@ class Server:
         inputs = make_inputs(model.signature, full, seed=seed)
         session = engines.prepare(model, chosen, at_one)
         session.run(inputs)
-        self._loaded[id] = Loaded(model, full, session, inputs)
+        self._loaded[id] = Loaded(bundle, model, full, session, inputs)
         return {"memory_bytes": session.memory_bytes()}
 
     def _cut(self, bundle: str, shapes: Shapes, batch: int, part: list[int]) -> Model:
@@ -119,19 +122,39 @@ class Server:
         """Write the outputs; strings as Unicode, so that nothing needs pickling."""
         loaded = self._loaded[id]
         outputs = loaded.session.run(make_inputs(loaded.model.signature, loaded.shapes, seed=seed))
-        plain = {n: a.astype(str) if a.dtype.kind == "O" else a for n, a in outputs.items()}
         # Names of outputs may hold what a zip member's may not, so members are numbered.
-        np.savez(path, *plain.values())
-        return {"names": list(plain)}
+        np.savez(path, *map(_plain, outputs.values()))
+        return {"names": list(outputs)}
 
-    def drop(self, id: int) -> dict[str, Any]:
+    def answer_calls(self, id: int, names: list[str], inputs: str, path: str) -> dict[str, Any]:
+        """Run call after call; inputs and outputs are numbered through, those of one call together."""
+        session, calls = self._loaded[id].session, 0
+        found: list[np.ndarray[Any, Any]] = []
+        told: list[str] = []
+        with np.load(inputs, allow_pickle=False) as arrays:
+            for start in range(0, len(arrays.files), len(names)):
+                members = arrays.files[start : start + len(names)]
+                outputs = session.run({n: arrays[member] for n, member in zip(names, members, strict=True)})
+                told, calls = list(outputs), calls + 1
+                found += map(_plain, outputs.values())
+        np.savez(path, *found)
+        return {"names": told, "calls": calls}
+
+    def drop(self, id: int, forget: bool = False) -> dict[str, Any]:
         """Close a session and give its memory back."""
         loaded = self._loaded.pop(id, None)
         if loaded is not None:
             loaded.session.close()
+            if forget:
+                self._models.pop(loaded.bundle, None)
         del loaded
         gc.collect()
         return {}
+
+
+def _plain(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """The array; strings as Unicode, so that nothing needs pickling."""
+    return array.astype(str) if array.dtype.kind == "O" else array
 
 
 def serve(commands: TextIO, answers: TextIO) -> None:

@@ -16,7 +16,7 @@ from raceline.core.errors import BadModelError, RacelineError
 from raceline.core.progress import Progress, Silent
 from raceline.core.records import from_json
 from raceline.engines import Session, Tolerance, load, prepare
-from raceline.ir import Candidate, Model, Reference, Signature, TensorSpec, make_inputs
+from raceline.ir import Accuracy, Candidate, Model, Reference, Signature, TensorSpec, make_inputs
 from raceline.ir.near import is_exact, is_void, nearness
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ class Equivalence:
         seeds: of the generated inputs.
         outputs: the worst difference of each output.
         divergence: where a failure begins.
+        accuracy: of a candidate with fewer bits, which is held against a budget instead: what its answers are
+            worth on items that no range was taken from. `outputs` is then empty, and so are the tolerances.
+        allowed_drop: how much of the score may be lost.
     """
 
     candidate: str
@@ -107,11 +110,22 @@ class Equivalence:
     seeds: tuple[int, ...]
     outputs: tuple[Difference, ...]
     divergence: Divergence | None = None
+    accuracy: Accuracy | None = None
+    allowed_drop: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether every output agreed in every case."""
+        """Whether every output agreed in every case; with fewer bits: whether the accuracy budget was kept."""
+        if self.accuracy is not None:
+            return self.accuracy.drop <= self.allowed_drop + 1e-12
         return all(output.ok for output in self.outputs)
+
+    def __str__(self) -> str:
+        if self.accuracy is not None:
+            verdict = "within" if self.ok else "NOT within"
+            return f"{verdict} the accuracy budget of {self.allowed_drop:g}: {self.accuracy}"
+        verdict = "proven" if self.ok else "FAILED:"
+        return f"{verdict} within {self.rtol:g} of each output's largest value"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the verdict among them."""

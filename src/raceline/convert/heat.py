@@ -9,13 +9,14 @@ from statistics import quantiles
 
 from raceline.convert.choose import beaten, contenders, cores, leaders, settled, typical_s
 from raceline.convert.measure import Bench, HinderedError, Timing
+from raceline.convert.precision import Admission
 from raceline.convert.splits import Splits, rivals
 from raceline.convert.truth import Truth
 from raceline.core.clock import Clock
 from raceline.core.errors import BadModelError, NotReadyError, RacelineError
 from raceline.core.progress import Step
 from raceline.core.units import format_bytes
-from raceline.ir import Candidate, Measurement, weights
+from raceline.ir import FULL, Accuracy, Candidate, Measurement, weights
 from raceline.ir.limits import available_memory_bytes
 
 Graph = tuple[str, str]
@@ -65,8 +66,10 @@ class Heat:
         clock: for the budget.
         order: shuffles each round.
         condemned: engines that were wrong about a graph, with the reason; read and added to.
+        admission: judges candidates with fewer bits; None where there are none.
 
     Attributes:
+        accuracy: of those.
         times: seconds of one call, by candidate and round.
         calls_s: seconds of every timed call.
         memory_bytes: what each added.
@@ -80,6 +83,8 @@ class Heat:
     clock: Clock
     order: random.Random
     condemned: dict[Graph, str]
+    admission: Admission | None = None
+    accuracy: dict[Candidate, Accuracy] = field(default_factory=dict)
     times: dict[Candidate, dict[int, float]] = field(default_factory=dict)
     calls_s: dict[Candidate, list[float]] = field(default_factory=dict)
     memory_bytes: dict[Candidate, int] = field(default_factory=dict)
@@ -135,7 +140,15 @@ class Heat:
         self._alive.append(candidate)
 
     def _check(self, candidate: Candidate) -> None:
-        """Compare with the reference; an engine that is wrong once is not trusted with this graph again."""
+        """Compare with the reference; an engine that is wrong once is not trusted with this graph again.
+
+        With fewer bits nothing equals the reference: then what counts is the accuracy budget.
+        """
+        if candidate.precision != FULL:
+            assert self.admission is not None
+            self.accuracy[candidate] = self.admission.judged(self.bench, candidate)
+            self.admission.refuse_lossy(self.accuracy[candidate])
+            return
         for seed in self.truth.seeds(candidate.batch):
             wrong = self.truth.disagreement(candidate, seed, self.bench.compute(candidate, seed=seed))
             if wrong:
@@ -167,12 +180,12 @@ class Heat:
             self.calls_s[candidate] += timing.times_s
 
     def _breed(self, threads: Sequence[int]) -> None:
-        """Enter offspring of the promising candidates: of each engine on the graph that suits it better."""
+        """Enter offspring of the promising: of each engine and precision on the graph that suits it better."""
         typical, best = typical_s(self.times), leaders(self.times)
-        parents: dict[tuple[str, int], Candidate] = {}
+        parents: dict[tuple[str, str, int], Candidate] = {}
         for candidate in sorted(self._alive, key=lambda c: -typical[c]):
             if typical[candidate] <= _PROMISING * typical[best[cores(candidate)]]:
-                parents[candidate.engine, candidate.threads] = candidate
+                parents[candidate.engine, candidate.precision, candidate.threads] = candidate
         for parent in parents.values():
             for child in offspring(parent, threads):
                 self._enter(child)
@@ -231,10 +244,12 @@ class Heat:
                 latency_p99_s=_p99(self.calls_s[candidate]),
                 memory_bytes=self.memory_bytes[candidate],
                 runs=len(self.calls_s[candidate]),
+                accuracy=self.accuracy.get(candidate),
             )
             for candidate, seconds in typical.items()
         ]
-        return rows + [Measurement(candidate, failure=why) for candidate, why in self.failures.items()]
+        failed = self.failures.items()
+        return rows + [Measurement(c, failure=why, accuracy=self.accuracy.get(c)) for c, why in failed]
 
 
 def representative_s(timing: Timing) -> float:

@@ -7,11 +7,12 @@ import itertools
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -143,6 +144,11 @@ class Worker:
             file.close()
 
 
+def _plain(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """The array; strings as Unicode, so that nothing needs pickling."""
+    return array.astype(str) if array.dtype.kind == "O" else array
+
+
 def _cause_of_death(code: int) -> str:
     """A child's exit status in words."""
     if code >= 0:
@@ -258,11 +264,36 @@ class Bench:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[member] for name, member in zip(answer["names"], arrays.files, strict=True)}
 
-    def drop(self, candidate: Candidate) -> None:
-        """Free what a candidate holds, if it is loaded."""
+    def answer(
+        self, candidate: Candidate, calls: Iterable[Mapping[str, "np.ndarray[Any, Any]"]]
+    ) -> list[engines.Tensors]:
+        """The outputs of call after call, of the candidate's batch each; its names are those of the signature.
+
+        Raises:
+            BackendLostError, BadModelError, NotReadyError: as `load`.
+        """
+        assert self._folder is not None, "use it in a with block"
+        given, path = Path(self._folder.name) / "inputs.npz", Path(self._folder.name) / "outputs.npz"
+        listed = list(calls)
+        names = list(listed[0]) if listed else []
+        np.savez(given, *(_plain(call[name]) for call in listed for name in names))
+        command = {"do": "answer", "names": names, "inputs": str(given), "path": str(path)}
+        told = self._ask_loaded(candidate, command, self.call_timeout_s)
+        names = told["names"]
+        with np.load(path, allow_pickle=False) as arrays:
+            members = [arrays[member] for member in arrays.files]
+        starts = range(0, len(members), max(1, len(names)))
+        return [dict(zip(names, members[start : start + len(names)], strict=True)) for start in starts]
+
+    def drop(self, candidate: Candidate, *, forget: bool = False) -> None:
+        """Free what a candidate holds, if it is loaded; `forget` also its graph, which is not used again."""
         slot = self._slots.pop(candidate, None)
-        if slot is not None:
-            self._ask(candidate, {"do": "drop", "id": slot.id}, self.load_timeout_s)
+        try:
+            if slot is not None:
+                self._ask(candidate, {"do": "drop", "id": slot.id, "forget": forget}, self.load_timeout_s)
+        finally:
+            if forget and self._folder is not None:
+                shutil.rmtree(Path(self._folder.name) / candidate.variant, ignore_errors=True)
 
     def _ask_loaded(self, candidate: Candidate, command: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         self.load(candidate)

@@ -5,19 +5,21 @@ import json
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from raceline import __version__, engines
 from raceline.convert.heat import Graph, Heat
 from raceline.convert.measure import Bench
+from raceline.convert.precision import Admission, Reduced, Way
 from raceline.convert.truth import Truth
 from raceline.core.clock import Clock, SystemClock
 from raceline.core.errors import BadModelError, ConfigError, MissingDependencyError
 from raceline.core.paths import recall, store
 from raceline.core.progress import Progress, Silent
 from raceline.ir import (
+    FULL,
     Candidate,
     Measurement,
     Model,
@@ -30,7 +32,7 @@ from raceline.ir.probe import describe
 
 _logger = logging.getLogger(__name__)
 
-METHOD = 2
+METHOD = 3
 """Version of the way of measuring; profiles of another one are not taken from the cache."""
 
 _FALLBACK = "patchwork"  # for models that no engine takes whole
@@ -48,6 +50,7 @@ def tune(
     batches: Sequence[int] = (1, 8),
     threads: Sequence[int] | None = None,
     engine_names: Sequence[str] = (),
+    reduced: Reduced | None = None,
     budget_s: float = 30.0,
     progress: Progress | None = None,
     cache: bool = True,
@@ -56,6 +59,8 @@ def tune(
     seed: int = 0,
 ) -> Profile:
     """Measure candidates and return the profile; its `best` is the choice.
+
+    The `best` is of fewer bits only where that is clearly faster and within the accuracy budget.
 
     Candidates are all installed engines, on the graph as read and on the optimised one, with each number of
     threads; and of the promising ones also batches cut into chunks, run one after another or on several
@@ -70,6 +75,8 @@ def tune(
         batches: items in a call; those over 1 need a proven batch axis and are left out where there is none.
         threads: how many threads may be used in all; None: 1 and all cores.
         engine_names: the engines that compete; empty: those that suit the platform and are installed.
+        reduced: ways of computing with fewer bits that compete too, of those engines; held against their
+            accuracy budget and not against the reference.
         budget_s: how long timing may take; each candidate is timed at least once, whatever that takes.
         progress: told of each round.
         cache: look for an earlier profile of the same models, inputs, machine and engines, and keep this one,
@@ -88,7 +95,8 @@ def tune(
         _refuse_elsewhere(platform)
         open_bench = Bench
     plan = _plan(source, platform, batches, threads, engine_names)
-    key = _cache_key(source, model, platform, shapes, plan, budget_s)
+    reduced = reduced or Reduced()
+    key = _cache_key(source, model, platform, shapes, plan, budget_s, reduced)
     known = _recalled(key) if cache else None
     if known is not None:
         return known
@@ -96,19 +104,22 @@ def tune(
     variants = {"source": source, "optimised": model}
     if structural_sha256(source) == structural_sha256(model):
         del variants["source"]  # the same graph: measure it once
+    ways = reduced.ways
+    graphs = variants | {way.variant: way.model for way in ways if way.variant not in variants}
+    admission = None if reduced.judge is None else Admission(reduced.judge)
     truth = Truth(source, shapes, seed)
     rows: list[Measurement] = []
     hindered: set[Candidate] = set()
     condemned: dict[Graph, str] = {}
     shares = _shares(plan.batches, budget_s)
-    with open_bench(variants, shapes) as bench:
+    with open_bench(graphs, shapes) as bench:
         for contestants in (plan.engines, {} if engine_names else {_FALLBACK: ""}):
             if any(not row.failure for row in rows):
                 break
             for batch in plan.batches:
-                heat = Heat(bench, truth, clock or SystemClock(), random.Random(seed), condemned)
+                heat = Heat(bench, truth, clock or SystemClock(), random.Random(seed), condemned, admission)
                 with watch.step(f"tune batch {batch}", total=shares[batch]) as step:
-                    founders = _founders(variants, contestants, plan.threads, batch)
+                    founders = _founders(variants, contestants, plan.threads, batch, ways)
                     heat.run(founders, plan.threads, shares[batch], step)
                 rows += heat.measurements()
                 hindered |= heat.hindered
@@ -177,19 +188,30 @@ def _shares(batches: Sequence[int], budget_s: float) -> dict[int, float]:
 
 
 def _founders(
-    variants: Iterable[str], contestants: Iterable[str], threads: Sequence[int], batch: int
+    variants: Iterable[str],
+    contestants: Collection[str],
+    threads: Sequence[int],
+    batch: int,
+    ways: Iterable[Way],
 ) -> list[Candidate]:
     """The candidates that a batch starts with."""
+    kinds = [(engine, FULL, variant) for engine in contestants for variant in variants]
+    kinds += [(way.engine, way.precision, way.variant) for way in ways if way.engine in contestants]
     return [
-        Candidate(engine, threads=count, batch=batch, variant=variant)
-        for engine in contestants
-        for variant in variants
+        Candidate(engine, precision, threads=count, batch=batch, variant=variant)
+        for engine, precision, variant in kinds
         for count in threads
     ]
 
 
 def _cache_key(
-    source: Model, model: Model, platform: PlatformProfile, shapes: Shapes, plan: _Plan, budget_s: float
+    source: Model,
+    model: Model,
+    platform: PlatformProfile,
+    shapes: Shapes,
+    plan: _Plan,
+    budget_s: float,
+    reduced: Reduced,
 ) -> str:
     """Where in the cache the profile is: a name that changes with everything that could change it."""
     identity = {
@@ -201,6 +223,7 @@ def _cache_key(
         "threads": plan.threads,
         "engines": plan.engines,
         "budget_s": budget_s,
+        "reduced": reduced.key,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return f"profiles/{platform.key}/{digest}.json"

@@ -46,7 +46,8 @@ class Options:
 
     Attributes:
         threads: CPU threads for one call.
-        precision: arithmetic of the heavy operators; an engine must not use a lower one by itself.
+        precision: arithmetic of the heavy operators; an engine must not use a lower one by itself. "int8" is
+            meant by the graph, between Q and DQ; without these it changes nothing.
         shapes: concrete input shapes where the caller will use only those (engines specialise); empty
             keeps the dynamic axes.
         optimise: False turns the engine's own graph optimisation off (to measure what it brings).

@@ -62,7 +62,7 @@ def load(model: Model, options: Options) -> "_Session":
         ConfigError: a precision that this engine does not offer.
     """
     if options.precision != "fp32":
-        raise ConfigError(f"mnn cannot run at {options.precision}", "only fp32 is offered so far")
+        raise ConfigError(f"mnn cannot run at {options.precision}", "its converter takes no QDQ graphs")
     _refuse_types(model.signature)
     _runtime()  # whose own memory is not the session's
     growth = Growth()

@@ -27,6 +27,7 @@ tolerance = Tolerance(atol=1e-5, rtol=1e-4)
 
 _NOWHERE = "held in memory"  # where initializers claim to be; never opened
 _SMALL_BYTES = 1024  # shapes, axes, scalars: the runtime reads them while it optimises
+_PRECISIONS = ("fp32", "int8")  # of the graph: it rounds where QuantizeLinear says so, and nowhere else
 _MISSING_KERNEL = re.compile(r"Could not find an implementation for (\S+?)\(\d+\) node with name '([^']*)'")
 
 
@@ -47,7 +48,7 @@ def load(model: Model, options: Options) -> "_Session":
         BadModelError: the runtime refuses the model.
         ConfigError: a precision that this engine does not offer.
     """
-    if options.precision != "fp32":
+    if options.precision not in _PRECISIONS:
         raise ConfigError(f"onnxruntime cannot run at {options.precision}", "it computes as the graph says")
     _refuse_bfloat16(model)
     _runtime()  # whose own memory is not the session's

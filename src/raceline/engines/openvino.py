@@ -33,6 +33,7 @@ tolerance = Tolerance(atol=1e-5, rtol=1e-4)
 
 # A protobuf message ends at 2 GiB, and serialising holds the weights twice: above this, weights go by file.
 _INLINE_LIMIT_BYTES = GIB
+_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}  # 8 bits: where the graph says so
 # The plug-in computes 64-bit floats in 32 bits and has no strings or bfloat16 arrays in its Python interface.
 _REFUSED_TYPES = {"float64": "it computes them in 32 bits", "object": "it passes no strings",
                   "bfloat16": "its Python interface has no such type"}  # fmt: skip
@@ -58,8 +59,7 @@ def load(model: Model, options: Options) -> "_Session":
         BadModelError: OpenVINO refuses the model, or would compute it in a lower precision.
         ConfigError: a precision that this engine does not offer.
     """
-    if options.precision != "fp32":
-        raise ConfigError(f"openvino cannot run at {options.precision}", "only fp32 is offered so far")
+    _check_precision(options.precision)
     _refuse_types(model.signature)
     _core()  # whose own memory is not the session's
     growth = Growth()
@@ -162,10 +162,22 @@ def _core() -> Any:
     return core
 
 
+def _check_precision(precision: str) -> None:
+    """Refuse what the plug-in does not compute in on this CPU.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if precision not in _HINTS:
+        raise ConfigError(f"openvino cannot run at {precision}", f"{', '.join(_HINTS)} are offered")
+    if precision == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ConfigError("openvino cannot run at bf16 here", "this CPU has no instructions for it")
+
+
 def _settings(options: Options) -> dict[str, Any]:
     return {
         # Without these two, CPUs with AMX or AVX-512 BF16 silently compute in bfloat16.
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
         "EXECUTION_MODE_HINT": "ACCURACY",
         "INFERENCE_NUM_THREADS": options.threads * options.streams,
         "NUM_STREAMS": options.streams,

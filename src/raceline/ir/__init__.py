@@ -9,7 +9,7 @@ from raceline.ir.limits import Limits
 from raceline.ir.model import FUSED_DOMAIN, Model
 from raceline.ir.platform import PlatformProfile
 from raceline.ir.probe import this_machine
-from raceline.ir.profile import Candidate, Measurement, Profile
+from raceline.ir.profile import FULL, Accuracy, Candidate, Measurement, Profile
 from raceline.ir.reference import Reference, run_reference
 from raceline.ir.serialise import IR_VERSION_CAP, OPSET_CAP, structural_sha256, to_proto, write_onnx
 from raceline.ir.shapes import ShapeTable, infer_shapes
@@ -17,9 +17,11 @@ from raceline.ir.signature import Provenance, Shapes, Signature, TensorSpec, Val
 from raceline.ir.values import infer_values
 
 __all__ = [
+    "FULL",
     "FUSED_DOMAIN",
     "IR_VERSION_CAP",
     "OPSET_CAP",
+    "Accuracy",
     "Bundle",
     "Candidate",
     "Cost",

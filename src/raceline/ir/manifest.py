@@ -14,7 +14,8 @@ from raceline.ir.profile import Profile
 from raceline.ir.signature import Dim, Provenance, Signature, TensorSpec, Values
 
 FORMAT = "raceline.bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ_VERSIONS = (1, 2)  # 2 added `accuracy` to measurements; every manifest of 1 means the same in 2
 NAME = "bundle.json"
 MODEL = "model.onnx"
 WEIGHTS = "weights.bin"
@@ -86,7 +87,9 @@ def from_text(text: str | bytes, source: str) -> Manifest:
             provenance=_provenance(top["provenance"], source),
             model_sha256=_matching(_SHA256, top["model_sha256"], source),
             files=_files(top["files"], source),
-            profile=None if top["profile"] is None else _profile(top["profile"], source),
+            profile=None
+            if top["profile"] is None
+            else _profile(top["profile"], top["format_version"], source),
             equivalence=None if top["equivalence"] is None else _is(dict, top["equivalence"], source),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -119,10 +122,10 @@ def _is_current(data: Any, source: str) -> bool:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise _bad(source, f"it does not say that it is a {FORMAT}")
     version = data.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:  # to Python, true and 1.0 are 1 as well
+    if type(version) is not int or version not in _READ_VERSIONS:  # to Python, true and 1.0 are 1 as well
         raise BadModelError(
             f"{source} cannot be read",
-            f"its format version is {version!r}, and this release reads {FORMAT_VERSION}",
+            f"its format version is {version!r}, and this release reads {' and '.join(map(str, _READ_VERSIONS))}",
             "Install the release of raceline that wrote it, or write it again with this one.",
         )
     return True
@@ -175,7 +178,10 @@ def _provenance(data: Any, source: str) -> Provenance:
     )
 
 
-def _profile(data: Any, source: str) -> Profile:
+def _profile(data: Any, version: int, source: str) -> Profile:
+    rows = data.get("measurements", []) if isinstance(data, dict) else []
+    if version < 2 and any("accuracy" in row for row in rows if isinstance(row, dict)):
+        raise _bad(source, "its profile has accuracies, which came with version 2")
     try:
         return Profile.from_json(data)
     except ConfigError as error:

@@ -7,6 +7,12 @@ from typing import Any
 from raceline.core.errors import BadModelError, ConfigError
 from raceline.core.records import from_json
 
+FULL = "fp32"
+"""The precision that needs no accuracy budget."""
+
+_WORTH_IT = 0.98
+"""Fewer bits must take at most this share of the time: within it, a race cannot tell who is faster."""
+
 _MOST_SHOWN = 32  # characters of a value's name
 
 
@@ -16,11 +22,13 @@ class Candidate:
 
     Attributes:
         engine: name of a file in engines/, or the recipe of a pair of them, FIRST>SECOND@VALUE.
-        precision: arithmetic of the heavy operators: "fp32", later "int8", "bf16".
+        precision: arithmetic of the heavy operators: "fp32", "int8" where the graph says so (QDQ), "bf16" where
+            the engine rounds by itself.
         threads: CPU threads the engine may use for one call.
         batch: items in one call.
         streams: calls that run side by side, each with `threads` threads, each with batch / streams items.
-        variant: which graph it runs: "source" (as read) or "optimised" (after the passes).
+        variant: which graph it runs: "source" (as read), "optimised" (after the passes), or a quantised one,
+            such as "int8-openvino".
         chunk: items the engine takes at once; 0 means all that a stream has. Few items stay in the caches.
         optimise: whether the engine's own graph optimisation is on; off only to measure what it brings.
     """
@@ -37,6 +45,11 @@ class Candidate:
     def __post_init__(self) -> None:
         if min(self.threads, self.batch, self.streams) < 1 or self.chunk < 0:
             raise ConfigError(f"{self} is no way to run a model", "threads, batch and streams start at 1")
+
+    @property
+    def cores(self) -> int:
+        """CPU cores it keeps busy."""
+        return self.threads * self.streams
 
     @property
     def items_per_call(self) -> int:
@@ -57,6 +70,40 @@ def _shown(engine: str) -> str:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """What computing with fewer bits costs in accuracy.
+
+    Attributes:
+        metric: what was counted, such as "top1"; more is better.
+        full: the score of the model with all its bits.
+        quantised: the score with fewer.
+        items: on how many items, none of which ranges were taken from where there were enough.
+        origin: where these came from.
+        labelled: whether true answers were known.
+    """
+
+    metric: str
+    full: float
+    quantised: float
+    items: int
+    origin: str
+    labelled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.items < 1:
+            raise ConfigError(f"an accuracy on {self.items} items means nothing")
+
+    @property
+    def drop(self) -> float:
+        """What was lost; below zero where something was gained."""
+        return self.full - self.quantised
+
+    def __str__(self) -> str:
+        what = "" if self.labelled or self.metric == "fidelity" else " (agreement with the unquantised model)"
+        return f"{self.metric}{what} {self.full:.4f} -> {self.quantised:.4f} on {self.items} items ({self.origin})"
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What one candidate cost.
 
@@ -68,6 +115,7 @@ class Measurement:
         energy_j: energy of one call, where it can be measured.
         runs: number of timed calls.
         failure: why it could not run; the figures are then zero.
+        accuracy: of a candidate with fewer bits: what its answers are worth.
     """
 
     candidate: Candidate
@@ -78,6 +126,7 @@ class Measurement:
     energy_j: float | None = None
     runs: int = 0
     failure: str = ""
+    accuracy: Accuracy | None = None
 
     def __post_init__(self) -> None:
         if min(self.latency_s, self.latency_p99_s, self.memory_bytes, self.runs) < 0:
@@ -109,13 +158,15 @@ class Profile:
     variant: str = "optimised"
 
     def usable(self, *, threads: int | None = None, batch: int | None = None) -> list[Measurement]:
-        """The measurements that ran, fastest first; `threads` bounds threads x streams from above.
+        """The measurements that may be chosen, fastest first; `threads` bounds threads x streams from above.
 
-        `batch` keeps that batch alone.
+        `batch` keeps that batch alone. Left out are those that failed, and those of fewer bits that are not
+        clearly faster than full precision on as many cores.
         """
-        rows: Iterable[Measurement] = (m for m in self.measurements if not m.failure)
+        ran = [m for m in self.measurements if not m.failure]
+        rows: Iterable[Measurement] = (m for m in ran if _is_worth_it(m, ran))
         if threads is not None:
-            rows = (m for m in rows if m.candidate.threads * m.candidate.streams <= threads)
+            rows = (m for m in rows if m.candidate.cores <= threads)
         if batch is not None:
             rows = (m for m in rows if m.candidate.batch == batch)
         return sorted(rows, key=lambda m: m.latency_s / m.candidate.batch)
@@ -134,11 +185,16 @@ class Profile:
             )
         return rows[0]
 
-    def without(self, engine: str, variant: str, why: str) -> "Profile":
-        """The same, with an engine's measurements on a graph made failures: it computes the wrong thing there."""
+    def without(self, engine: str, variant: str, why: str, *, precision: str = "") -> "Profile":
+        """The same, with an engine's measurements on a graph made failures: it computes the wrong thing there.
+
+        `precision` makes only those of that precision fail.
+        """
         rows = tuple(
-            Measurement(row.candidate, failure=why)
-            if (row.candidate.engine, row.candidate.variant) == (engine, variant) and not row.failure
+            Measurement(row.candidate, failure=why, accuracy=row.accuracy)
+            if (row.candidate.engine, row.candidate.variant) == (engine, variant)
+            and precision in {"", row.candidate.precision}
+            and not row.failure
             else row
             for row in self.measurements
         )
@@ -156,3 +212,18 @@ class Profile:
             ConfigError: a field is missing, unknown or wrong; the message names it.
         """
         return from_json(cls, data)
+
+
+def _is_worth_it(row: Measurement, ran: Iterable[Measurement]) -> bool:
+    """Whether a measurement is of full precision, or clearly faster than all of those on as many cores."""
+    mine = row.candidate
+    if mine.precision == FULL:
+        return True
+    rivals = (
+        other.latency_s
+        for other in ran
+        if other.candidate.precision == FULL
+        and other.candidate.batch == mine.batch
+        and other.candidate.cores <= mine.cores
+    )
+    return row.latency_s <= _WORTH_IT * min(rivals, default=float("inf"))

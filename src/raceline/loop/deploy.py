@@ -14,11 +14,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raceline.convert import Equivalence, Hints, IRTranslator, open_model, tune, verify
+from raceline.convert import (
+    Equivalence,
+    Hints,
+    IRTranslator,
+    Reduced,
+    open_model,
+    quantise,
+    reduce,
+    tune,
+    verify,
+    verify_accuracy,
+)
 from raceline.core.errors import BackendLostError, BadModelError, ConfigError, RacelineError
 from raceline.core.process import child
 from raceline.core.progress import Progress, Silent, Step
 from raceline.ir import (
+    FULL,
     Bundle,
     Candidate,
     Cost,
@@ -43,6 +55,7 @@ _SHARED_LOAD = 0.7  # of what the untouched model can take: both sides then meet
 _CONCURRENCY = 16
 _START_LIMIT_S = 180.0
 _PLAIN_ENGINE = "onnxruntime"
+_LEAST_SEARCH_S = 30.0  # for quantised graphs that keep the accuracy budget
 
 
 class _Stages:
@@ -81,11 +94,16 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
     with stages("optimise"):
         model = translator.optimize(source)
         before, after = cost(source, sizes), cost(model, sizes)
+    reduced = _reduced(plan, source, model, translator.platform, shapes, stages)
     with stages("tune"):
-        machine, budget_s = translator.platform, plan.budget_s
-        profile = tune(source, model, machine, shapes=shapes, budget_s=budget_s, progress=stages.progress)
+        profile = tune(
+            source, model, translator.platform, shapes=shapes, reduced=reduced, budget_s=plan.budget_s,
+            progress=stages.progress,
+        )  # fmt: skip
+    if plan.precision == "int8":
+        profile = _only(profile, "int8", reduced)
     with stages("prove"):
-        served, profile, equivalence = _proven(source, model, profile, sizes, stages.progress)
+        served, profile, equivalence = _proven(source, model, reduced, profile, sizes, stages.progress)
     with stages("bundle"):
         translator.export(served, plan.out / name, profile=profile, equivalence=equivalence.to_json())
     with tempfile.TemporaryDirectory(prefix="raceline-") as scratch:
@@ -104,6 +122,7 @@ def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
         shapes=shapes,
         platform=translator.platform,
         notes=(*translator.rewrites, *translator.refusals),
+        precision_notes=reduced.notes,
         cost_before=before,
         cost_after=after,
         equivalence=equivalence,
@@ -152,38 +171,86 @@ def _read(plan: Plan) -> tuple[Model, dict[str, int]]:
     return open_model(plan.model, limits=limits, hints=hints).settled()
 
 
+def _reduced(
+    plan: Plan, source: Model, model: Model, platform: PlatformProfile, shapes: Shapes, stages: _Stages
+) -> Reduced:
+    """The ways of computing with fewer bits that the plan lets compete; none without data."""
+    if plan.precision == "fp32":
+        return Reduced()
+    if not plan.data:
+        return Reduced(notes=("fewer bits did not compete: that needs calibration data (--data FILE)",))
+    with stages("quantise"):
+        samples = quantise.samples_for(source.signature, plan.data, shapes, plan.labels)
+        return reduce(
+            model, samples, quantise.budget_of(plan.metric, plan.accuracy_drop), platform, shapes=shapes,
+            precisions=("int8",) if plan.precision == "int8" else ("int8", "bf16"),
+            deadline_s=max(_LEAST_SEARCH_S, plan.budget_s), progress=stages.progress,
+        )  # fmt: skip
+
+
+def _only(profile: Profile, precision: str, reduced: Reduced) -> Profile:
+    """The profile of one precision alone.
+
+    Raises:
+        BadModelError: nothing of it is within the accuracy budget.
+    """
+    rows = tuple(row for row in profile.measurements if row.candidate.precision == precision)
+    if all(row.failure for row in rows):
+        reasons = [*reduced.notes, *(f"{row.candidate}: {row.failure}" for row in rows)]
+        raise BadModelError(
+            f"nothing computes this model at {precision} within the accuracy budget",
+            "; ".join(reasons),
+            "Allow a larger --accuracy-drop, or take --precision auto, which keeps full precision then.",
+        )
+    return replace(profile, measurements=rows)
+
+
 def _proven(
-    source: Model, model: Model, profile: Profile, sizes: dict[str, int], progress: Progress
+    source: Model,
+    model: Model,
+    reduced: Reduced,
+    profile: Profile,
+    sizes: dict[str, int],
+    progress: Progress,
 ) -> tuple[Model, Profile, Equivalence]:
     """The graph to serve, its profile, and the proof of the session that a server will open for it.
 
     Where the fastest engine computes something else at the sizes of a server, which was not tuned for one shape,
-    the next one gets its turn.
+    or too much is lost there, the next one gets its turn.
 
     Raises:
         BadModelError: none is left; says where each began to differ.
     """
+    graphs = {way.variant: way.model for way in reduced.ways} | {"source": source, "optimised": model}
     while True:
-        served = model
-        if profile.best().candidate.variant == "source":  # no rewrite helps the engine that is fastest here
-            served = source
-        chosen = replace(
-            profile, variant=profile.best().candidate.variant, model_sha256=structural_sha256(served)
-        )
-        candidate, proof, why = _prove(source, served, chosen, sizes, progress)
+        variant = (
+            profile.best().candidate.variant
+        )  # "source" where no rewrite helps the engine that is fastest here
+        served = graphs[variant]
+        chosen = replace(profile, variant=variant, model_sha256=structural_sha256(served))
+        candidate, proof, why = _prove(source, served, reduced, chosen, sizes, progress)
         if proof is not None and proof.ok:
             return served, chosen, proof
         _logger.warning("%s does not compute what %s means: %s", candidate, source.provenance.source, why)
-        rest = profile.without(candidate.engine, candidate.variant, f"not equivalent: {why}")
+        only = "" if candidate.precision == FULL else candidate.precision
+        rest = profile.without(candidate.engine, candidate.variant, f"not equivalent: {why}", precision=only)
         if rest == profile:  # a server would take an engine that was never measured
             raise BadModelError(f"{candidate} does not compute what {source.provenance.source} means", why)
         profile = rest
 
 
 def _prove(
-    source: Model, model: Model, profile: Profile, sizes: dict[str, int], progress: Progress
+    source: Model,
+    model: Model,
+    reduced: Reduced,
+    profile: Profile,
+    sizes: dict[str, int],
+    progress: Progress,
 ) -> tuple[Candidate, Equivalence | None, str]:
-    """Hold the session that a server will open for the bundle against the reference run of the source."""
+    """Hold the session that a server will open for the bundle against the reference run of the source.
+
+    One with fewer bits is held against the accuracy budget.
+    """
     batched = model.signature.batch_axis is not None
     choice = choose(profile, Settings(), batched=batched, cores=cores_here())
     candidate = Candidate(
@@ -196,6 +263,9 @@ def _prove(
     cases = _cases(source, sizes)
     try:
         session = open_session(model, choice, profile)
+        if choice.precision != FULL and reduced.judge is not None:
+            proof = verify_accuracy(reduced.judge, candidate, session)
+            return candidate, proof, "" if proof.ok else str(proof)
         proof = verify(source, model, candidate, cases, seeds=(0, 1), session=session, progress=progress)
     except (BadModelError, BackendLostError) as error:
         return candidate, None, str(error)

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raceline.convert import Equivalence, Refusal, Rewrite
+from raceline.convert import Equivalence, Refusal, Rewrite, quantise
 from raceline.core.errors import ConfigError
 from raceline.ir import Cost, Model, PlatformProfile, Profile, Shapes
 from raceline.serve import Evaluation
+
+PRECISIONS = ("auto", "fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Plan:
         budget_s: how long the tuner may measure.
         load_s: length of each load test.
         memory_limit_bytes: refuse a larger model; None: a share of this machine's memory.
+        data: calibration data, a .npz or .npy; "generated" for made-up inputs; empty: none, and full precision.
+        labels: a .npy with the true class of each item; None: not known.
+        metric: what counts as accuracy, "fidelity" or "top1".
+        accuracy_drop: how much of it may be lost; None: 0.05 of fidelity, 0.01 of top1.
+        precision: "fp32"; "int8", which must be within the accuracy budget, be it faster or not; or "auto", fewer
+            bits only where they are faster and within it.
     """
 
     model: Path
@@ -37,11 +45,27 @@ class Plan:
     budget_s: float = 30.0
     load_s: float = 5.0
     memory_limit_bytes: int | None = None
+    data: str = ""
+    labels: Path | None = None
+    metric: str = "fidelity"
+    accuracy_drop: float | None = None
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for what, seconds, most in (("tune", self.budget_s, 86_400), ("load", self.load_s, 600)):
             if not 0 < seconds <= most:
                 raise ConfigError(f"cannot {what} for {seconds:g} s", f"0 to {most} s are possible")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"there is no precision {self.precision!r}", f"there are {', '.join(PRECISIONS)}"
+            )
+        if self.precision == "int8" and not self.data:
+            raise ConfigError(
+                "int8 needs calibration data", "ranges and accuracy are measured on it", "Give --data FILE."
+            )
+        if self.labels is not None and not self.data:
+            raise ConfigError("labels need data", "they are the classes of its items", "Give --data FILE.")
+        quantise.budget_of(self.metric, self.accuracy_drop)  # raises where it makes no sense
 
 
 @dataclass(frozen=True)
@@ -70,6 +94,7 @@ class Deployment:
         model: the graph after the passes; `profile.variant` says which of the two the bundle carries.
         cost_before, cost_after: of those two, for one item.
         notes: what the passes did, and where they refused.
+        precision_notes: what of fewer bits did not compete, and why.
     """
 
     name: str
@@ -80,6 +105,7 @@ class Deployment:
     shapes: Shapes
     platform: PlatformProfile
     notes: tuple[Rewrite | Refusal, ...]
+    precision_notes: tuple[str, ...]
     cost_before: Cost
     cost_after: Cost
     profile: Profile
@@ -110,6 +136,7 @@ class Deployment:
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "memory_traffic_reduction": self.traffic_reduction,
             "equivalence": self.equivalence.to_json(),
+            "precision_notes": list(self.precision_notes),
             "before": asdict(self.before),
             "after": asdict(self.after),
             "stage_s": dict(self.stage_s),

@@ -85,6 +85,7 @@ def rewrite(match: Match, scope: Scope) -> str:
         inputs = [_integers(value) for value in mover.inputs]
         moved = _again(scope, mover, inputs, anchor, quantised(end))
         new = _again(scope, end, [moved, *end.inputs[1:]], anchor, result)
+        new.shape = result.shape
     else:
         first = _again(scope, end, [mover.inputs[0], *end.inputs[1:]], anchor, result)
         first.shape = mover.inputs[0].shape if mover.inputs[0] is not None else None

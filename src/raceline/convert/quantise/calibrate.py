@@ -47,7 +47,7 @@ def observe(
     """
     found = {name: Observed() for name in names}
     passes = 2 if histograms else 1
-    with (progress or Silent()).step("calibrate", total=passes * len(samples.batches)) as step:
+    with (progress or Silent()).step("calibrate", total=passes * sum(1 for _ in samples)) as step:
         session = open_exposed(model, names, threads)
         try:
             for turn in range(passes):
@@ -67,7 +67,7 @@ def _watched(
     session: engines.Session, samples: Samples, names: Collection[str], model: str
 ) -> Iterator[dict[str, Array]]:
     for batch in samples:
-        outputs = session.run({**batch})
+        outputs = session.run(batch)
         tensors = {name: outputs[name] if name in outputs else batch[name] for name in names}
         for name, values in tensors.items():
             if not np.isfinite(values).all():

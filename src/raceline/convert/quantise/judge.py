@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from raceline import engines
 from raceline.convert.quantise.samples import Samples
-from raceline.core.errors import ConfigError
-from raceline.ir import Model
+from raceline.core.errors import BadModelError, ConfigError
+from raceline.ir import Accuracy, Model
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
 Metric = Literal["fidelity", "top1"]
 METRICS: tuple[Metric, ...] = ("fidelity", "top1")
+
+Run = Callable[[Model, str, Samples], Sequence[Tensors]]
+"""Answers of a model on an engine, call by call, in full batches of the samples' size."""
+
+FULL_PRECISION = ("onnxruntime", "patchwork")
+"""What runs the unquantised model; the second for those that the first does not take whole."""
 
 
 @dataclass(frozen=True)
@@ -39,105 +44,106 @@ class Budget:
         if not 0 <= self.drop <= 1:
             raise ConfigError(f"an accuracy budget of {self.drop} makes no sense", "it is 0 to 1")
 
-
-@dataclass(frozen=True)
-class Score:
-    """What a quantised model reached.
-
-    Attributes:
-        metric: what was counted.
-        full: of the model before quantisation.
-        quantised: after it.
-        items: on how many items, none of which ranges were taken from where there were enough.
-        origin: where these came from.
-        labelled: whether true answers were known.
-    """
-
-    metric: Metric
-    full: float
-    quantised: float
-    items: int
-    origin: str
-    labelled: bool
-
-    @property
-    def drop(self) -> float:
-        """What was lost; below zero where something was gained."""
-        return self.full - self.quantised
-
-    def within(self, budget: Budget) -> bool:
+    def allows(self, found: Accuracy) -> bool:
         """Whether no more was lost than may be."""
-        return self.drop <= budget.drop + 1e-12
+        return found.drop <= self.drop + 1e-12
 
-    def __str__(self) -> str:
-        what = "" if self.labelled or self.metric == "fidelity" else " (agreement with the unquantised model)"
-        return f"{self.metric}{what} {self.full:.4f} -> {self.quantised:.4f} on {self.items} items"
+
+_DROPS = {"fidelity": 0.05, "top1": 0.01}
+
+
+def budget_of(metric: str, drop: float | None) -> Budget:
+    """The budget of words from a command line; None is what is usual for the metric.
+
+    Raises:
+        ConfigError: there is no such metric, or the drop makes no sense.
+    """
+    return Budget(cast(Metric, metric), _DROPS.get(metric, 0.0) if drop is None else drop)
 
 
 class Judge:
-    """Scores models on samples against what the unquantised model answers.
+    """Scores answers on samples against what the unquantised model answers.
 
     Args:
-        full: the unquantised model.
-        samples: what to judge by.
+        full: the unquantised model; it is run once.
+        samples: what to judge by, with their labels where they are known.
         budget: its metric.
-        labels: (items,) the true classes, in the samples' order; None where they are not known.
-        engine: what runs the unquantised model.
-        threads: of the engines.
+        run: runs models.
+
+    Raises:
+        BadModelError: no engine runs the unquantised model.
+        ConfigError: "top1" of a model that gives no scores of classes.
     """
 
-    def __init__(
-        self,
-        full: Model,
-        samples: Samples,
-        budget: Budget,
-        *,
-        labels: Array | None = None,
-        engine: str = "onnxruntime",
-        threads: int = 1,
-    ) -> None:
-        self.samples, self.budget, self._threads = samples, budget, threads
-        self._expected = self._run(full, engine)
-        self._labels = None if labels is None else np.asarray(labels).reshape(-1)
-        if budget.metric == "top1" and labels is not None and len(labels) != samples.items:
-            raise ConfigError(f"there are {len(labels)} labels for {samples.items} items")
+    def __init__(self, full: Model, samples: Samples, budget: Budget, *, run: Run) -> None:
+        self.samples, self.budget, self._run, self._full = samples, budget, run, full
+        self._expected = self._gathered(_answers_of(full, samples, run))
         self.full = self._value(self._expected)
 
-    def score(self, model: Model, engine: str) -> Score:
+    def score(self, model: Model, engine: str) -> Accuracy:
         """Run a model on an engine and count."""
-        value = self._value(self._run(model, engine))
-        return Score(
-            self.budget.metric, self.full, value, self.samples.items, self.samples.origin,
-            self._labels is not None,
+        return self.mark(self._run(model, engine, self.samples))
+
+    def mark(self, answers: Sequence[Tensors]) -> Accuracy:
+        """Count.
+
+        Args:
+            answers: of `samples.full_batches`, of any size, in their order.
+        """
+        return Accuracy(
+            self.budget.metric, self.full, self._value(self._gathered(answers)), self.samples.items,
+            self.samples.origin, self.samples.labels is not None,
         )  # fmt: skip
 
-    def _run(self, model: Model, engine: str) -> list[Tensors]:
-        session = engines.load(engine).load(model, engines.Options(threads=self._threads))
-        try:
-            return [session.run({**batch}) for batch in self.samples]
-        finally:
-            session.close()
+    def thinned(self, most: int) -> Judge:
+        """One that judges by few items and by what is finest to tell: how near all outputs are."""
+        return Judge(self._full, self.samples.thinned(most), Budget(drop=self.budget.drop), run=self._run)
+
+    def _gathered(self, answers: Sequence[Tensors]) -> list[Tensors]:
+        """Answers whose grouping no longer shows; what was repeated to fill a batch is cut off."""
+        if not self.samples.stacked:
+            return list(answers)
+        items = self.samples.items
+        joined = {name: np.concatenate([one[name] for one in answers])[:items] for name in answers[0]}
+        return [joined]
 
     def _value(self, found: list[Tensors]) -> float:
         if self.budget.metric == "top1":
             return self._top1(found)
-        return 1.0 - max((_apart(name, self._expected, found) for name in self._expected[0]), default=0.0)
+        return 1.0 - max((apart(name, self._expected, found) for name in self._expected[0]), default=0.0)
 
     def _top1(self, found: list[Tensors]) -> float:
         (name, first), *_ = self._expected[0].items()
-        if first.ndim < 2:
-            raise ConfigError(f"top1 needs scores of classes, and {name!r} has shape {list(first.shape)}")
-        chosen = np.concatenate([batch[name].argmax(-1).reshape(-1) for batch in found])
-        truth = self._labels
+        if first.ndim < 2 or first.dtype.kind != "f":
+            raise ConfigError(
+                f"top1 needs scores of classes, and {name!r} is {first.dtype} of shape {list(first.shape)}",
+                next_step="Take --metric fidelity.",
+            )
+        chosen = np.concatenate([one[name].argmax(-1).reshape(-1) for one in found])
+        truth = self.samples.labels
         if truth is None:
-            truth = np.concatenate([batch[name].argmax(-1).reshape(-1) for batch in self._expected])
+            truth = np.concatenate([one[name].argmax(-1).reshape(-1) for one in self._expected])
+        if truth.shape != chosen.shape:
+            raise ConfigError(f"there are {len(truth)} labels for {len(chosen)} answers of {name!r}")
         return float(np.mean(chosen == truth))
 
 
-def _apart(name: str, expected: list[Tensors], found: list[Tensors]) -> float:
-    """Relative error of one output over all batches; 1 where it is not even finite."""
+def _answers_of(full: Model, samples: Samples, run: Run) -> Sequence[Tensors]:
+    reasons = []
+    for engine in FULL_PRECISION:
+        try:
+            return run(full, engine, samples)
+        except BadModelError as error:
+            reasons.append(f"{engine}: {error}")
+    raise BadModelError(f"{full.name} cannot be run on the data", "; ".join(reasons))
+
+
+def apart(name: str, expected: Sequence[Tensors], found: Sequence[Tensors]) -> float:
+    """Relative error of one output over all answers; 1 where it is not even finite, or of another shape."""
     difference = scale = 0.0
     for one, other in zip(expected, found, strict=True):
+        if one[name].shape != other[name].shape or one[name].dtype.kind in "OSU":
+            return float(not np.array_equal(one[name], other[name]))
         want, got = one[name].astype(np.float64), other[name].astype(np.float64)
         difference += float(((want - got) ** 2).sum())
         scale += float((want**2).sum())

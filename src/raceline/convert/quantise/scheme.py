@@ -12,6 +12,10 @@ from raceline.core.errors import ConfigError
 from raceline.ir import PlatformProfile
 from raceline.ir.engine_rules import EXACT_INT8
 
+RUNS_QDQ = ("onnxruntime", "openvino")
+"""Engines that run QDQ in 8-bit arithmetic. MNN 3.6 does not: its converter aborts on QuantizeLinear of computed
+values, and its own 8-bit path takes no ranges but those that its own tool finds."""
+
 
 @dataclass(frozen=True)
 class Scheme:

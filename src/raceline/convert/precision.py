@@ -1,0 +1,268 @@
+"""Fewer bits as one more dimension of the tuner: graphs and settings that compete, and what they must keep."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from raceline.convert.equivalence import Equivalence
+from raceline.convert.measure import Bench
+from raceline.convert.quantise import (
+    RUNS_QDQ,
+    Budget,
+    Judge,
+    Quantised,
+    Runner,
+    Samples,
+    Study,
+    apart,
+    scheme_for,
+)
+from raceline.convert.quantise.judge import Tensors
+from raceline.core.clock import Clock, SystemClock
+from raceline.core.errors import BadModelError, ConfigError, RacelineError, ShapeError
+from raceline.core.progress import Progress, Silent
+from raceline.engines import Session
+from raceline.ir import Accuracy, Candidate, Model, PlatformProfile, Shapes, structural_sha256
+
+_SAME = 0.1  # relative error between runs of one graph on one engine that differ in threads or streams only
+_LEAST_ITEMS = 16
+_PASSES = 12  # over the data, that a search for one engine may need
+_LEAST_GAIN = 1.03
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of computing with fewer bits, for one engine.
+
+    Attributes:
+        engine: name of a file in engines/.
+        precision: "int8" or "bf16".
+        variant: name of the graph.
+        model: the graph.
+        found: how it was quantised; None where the engine rounds by itself.
+    """
+
+    engine: str
+    precision: str
+    variant: str
+    model: Model
+    found: Quantised | None = None
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The ways that compete with full precision, and who judges them.
+
+    Attributes:
+        ways: all of them; none where the data or the model allows none.
+        judge: scores them, on items that they were not calibrated on.
+        notes: sentences for the user: what does not compete, and why.
+        key: changes with all that could change a measurement.
+    """
+
+    ways: tuple[Way, ...] = ()
+    judge: Judge | None = None
+    notes: tuple[str, ...] = ()
+    key: str = ""
+
+
+def reduce(
+    model: Model,
+    samples: Samples,
+    budget: Budget,
+    platform: PlatformProfile,
+    *,
+    shapes: Shapes,
+    engine_names: Sequence[str] = (),
+    precisions: Sequence[str] = ("int8", "bf16"),
+    deadline_s: float = 60.0,
+    threads: int = 1,
+    clock: Clock | None = None,
+    progress: Progress | None = None,
+) -> Reduced:
+    """Make the ways of computing with fewer bits that suit the engines of a platform.
+
+    One calibration run serves all engines. Layers that must stay in floating point are searched for only
+    where the engine is faster in 8 bits at all. What cannot be made is told in the notes.
+
+    Args:
+        model: optimised; stays as it is.
+        samples: every other item is calibrated on, the rest judges.
+        budget: how much accuracy may be lost.
+        platform: which instruction sets there are, and which engines suit them.
+        shapes: the inputs' shapes at batch 1 that will be tuned for.
+        engine_names: the engines that compete; empty: those of the platform.
+        precisions: which to make.
+        deadline_s: seconds that all searches may take; one graph an engine is always tried.
+        threads: of the engines, while searching.
+        clock: for the deadline.
+        progress: told of each step.
+
+    Raises:
+        ShapeError: the data's shapes are not those that will be tuned for.
+        BadModelError: the data makes the model compute NaN.
+        ConfigError: there is too little data.
+    """
+    _same_shapes(samples, shapes)
+    clock = clock or SystemClock()
+    until_s = clock.now_s() + deadline_s
+    seen, judged = samples.split()
+    with Runner(judged, threads=threads) as run:
+        judge, judged = _judge_in_time(model, judged, budget, run, deadline_s)
+        maker = _Maker(
+            model, platform, Study(model, seen, judge, threads, clock, progress), run, progress or Silent()
+        )
+        if "int8" in precisions:
+            able = [name for name in RUNS_QDQ if _offers(platform, engine_names, name, "int8")]
+            maker.eight_bits(able, lambda: until_s - clock.now_s())
+        if "bf16" in precisions and _offers(platform, engine_names, "openvino", "bf16"):
+            maker.ways.append(Way("openvino", "bf16", "optimised", model))
+    if judged.items < samples.items // 2:
+        maker.notes.append(f"judged by {judged.items} items, for want of time")
+    made = [f"{way.variant} {way.precision} {structural_sha256(way.model)}" for way in maker.ways]
+    key = hashlib.sha256("\n".join([repr(budget), samples.sha256(), *made]).encode())
+    return Reduced(tuple(maker.ways), judge, tuple(maker.notes), key.hexdigest())
+
+
+def _same_shapes(samples: Samples, shapes: Shapes) -> None:
+    wanted = {name: tuple(shape) for name, shape in shapes.items()}
+    if samples.shapes != wanted:
+        raise ShapeError(
+            f"calibration data ({samples.origin}) is of other shapes than the model is tuned for",
+            f"{samples.shapes} instead of {wanted}",
+            "Give data of those shapes, or name the data's with --shape.",
+        )
+
+
+def _judge_in_time(
+    model: Model, judged: Samples, budget: Budget, run: Runner, deadline_s: float
+) -> tuple[Judge, Samples]:
+    """A judge whose scoring fits the deadline: of slow models it takes fewer items."""
+    affordable = int(deadline_s / _PASSES / run.item_s(model))
+    judged = judged.thinned(max(_LEAST_ITEMS, affordable))
+    return Judge(model, judged, budget, run=run), judged
+
+
+def _offers(platform: PlatformProfile, engine_names: Sequence[str], engine: str, precision: str) -> bool:
+    if engine_names and engine not in engine_names:
+        return False
+    offered = {choice.engine: choice.precisions for choice in platform.engines}
+    return precision in offered.get(engine, () if offered or precision != "int8" else ("int8",))
+
+
+@dataclass
+class _Maker:
+    """Makes the quantised graphs, engine after engine."""
+
+    model: Model
+    platform: PlatformProfile
+    study: Study
+    run: Runner
+    progress: Progress
+    ways: list[Way] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def eight_bits(self, able: Sequence[str], left_s: Callable[[], float]) -> None:
+        """A graph for each engine; a crash or a refusal of one is a note."""
+        schemes = {name: scheme_for(name, self.platform) for name in able}
+        try:
+            self.study.observe(list(schemes.values()))
+        except BadModelError as error:
+            if "nothing to quantise" not in error.what:
+                raise
+            self.notes.append(str(error))
+            return
+        for place, (name, scheme) in enumerate(schemes.items()):
+            share_s = max(0.0, left_s()) / (len(schemes) - place)
+            try:
+                with self.progress.step(f"quantise for {name}"):
+                    worth = functools.partial(self._no_gain, name)
+                    found = self.study.within_budget(scheme, name, deadline_s=share_s, worth=worth)
+            except RacelineError as error:
+                if isinstance(error, ConfigError):
+                    raise
+                self.notes.append(f"int8 on {name} is out: {error}")
+                continue
+            if found.met:
+                self.ways.append(Way(name, "int8", f"int8-{name}", found.model, found))
+            else:
+                ended = f"; the search ended early: {found.stopped}" if found.stopped else ""
+                self.notes.append(
+                    f"int8 on {name} is out: not within the accuracy budget, the best found is "
+                    f"{found.score} with {len(found.kept)} layers kept in floating point{ended}"
+                )
+
+    def _no_gain(self, engine: str, made: Model) -> str:
+        """Why keeping layers in floating point need not be tried; empty where it is worth the time."""
+        gain = self.run.gain(self.model, made, engine)
+        if gain >= _LEAST_GAIN:
+            return ""
+        return f"even with every layer in 8 bits it takes {1 / gain:.2f} times the time of full precision"
+
+
+@dataclass
+class Admission:
+    """Lets candidates with fewer bits into a race if what they compute is within the accuracy budget.
+
+    Each graph on each engine is judged at each batch by all items; at other numbers of threads and streams,
+    one call must give what was judged.
+    """
+
+    judge: Judge
+    _known: dict[tuple[str, str, str, int], tuple[Accuracy, list[Tensors]]] = field(default_factory=dict)
+
+    def judged(self, bench: Bench, candidate: Candidate) -> Accuracy:
+        """What a candidate's answers are worth.
+
+        Raises:
+            BadModelError: it computes something else than it did at another number of threads.
+            Everything that `Bench.answer` raises.
+        """
+        key = (candidate.engine, candidate.precision, candidate.variant, candidate.batch)
+        calls = list(self.judge.samples.full_batches(candidate.batch))
+        if key not in self._known:
+            answers = bench.answer(candidate, calls)
+            self._known[key] = self.judge.mark(answers), list(answers[:1])
+        else:
+            first = self._known[key][1]
+            again = bench.answer(candidate, calls[:1])
+            for name in first[0]:
+                if (off := apart(name, first, again)) > _SAME:
+                    raise BadModelError(
+                        f"output {name!r} is off by {off:.1e} from what the same graph gave before"
+                    )
+        return self._known[key][0]
+
+    def refuse_lossy(self, found: Accuracy) -> None:
+        """Raise where more was lost than may be.
+
+        Raises:
+            BadModelError: it was.
+        """
+        if not self.judge.budget.allows(found):
+            limit = self.judge.budget.drop
+            raise BadModelError("not within the accuracy budget", f"{found}, and {limit:g} may be lost")
+
+
+def verify_accuracy(judge: Judge, candidate: Candidate, session: Session) -> Equivalence:
+    """Hold a session that computes with fewer bits against the accuracy budget, and close it.
+
+    Args:
+        judge: of the budget; its items are not those that ranges were taken from.
+        candidate: what the session runs, in words.
+        session: as a server would open it.
+
+    Raises:
+        BadModelError: the engine refuses an input.
+    """
+    try:
+        answers = [session.run(call) for call in judge.samples.full_batches(candidate.batch)]
+    finally:
+        session.close()
+    return Equivalence(
+        candidate=str(candidate), atol=0.0, rtol=0.0, cases=(), seeds=(), outputs=(),
+        accuracy=judge.mark(answers), allowed_drop=judge.budget.drop,
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+"""Quantise a model into a bundle, and say what that brought, every byte counted."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raceline import engines
+from raceline.convert.equivalence import Equivalence
+from raceline.convert.quantise import RUNS_QDQ, Budget, Quantised, Samples, scheme_for, within_budget
+from raceline.core.errors import ConfigError
+from raceline.core.progress import Progress
+from raceline.ir import Bundle, Model, PlatformProfile
+from raceline.ir.bundle import refuse_to_replace_others
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What quantising a model brought.
+
+    Attributes:
+        bundle: where it was written.
+        engine: what it was made for and scored on.
+        found: the model, its layers and its score.
+        bytes_before, bytes_after: of the whole bundles, manifests included, in full precision and quantised.
+    """
+
+    bundle: Path
+    engine: str
+    found: Quantised
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def reduction(self) -> float:
+        """Share of the bytes that are saved."""
+        return 1.0 - self.bytes_after / self.bytes_before
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, the model left out."""
+        found = self.found
+        return {
+            "bundle": str(self.bundle),
+            "engine": self.engine,
+            "met": found.met,
+            "accuracy": {**asdict(found.score), "drop": found.score.drop},
+            "scheme": asdict(found.scheme),
+            "layers": found.layers,
+            "kept": list(found.kept),
+            "refused": found.refused,
+            "sensitivity": found.sensitivity,
+            "stopped": found.stopped,
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "size_reduction": self.reduction,
+        }
+
+
+def shrink(
+    model: Model,
+    samples: Samples,
+    budget: Budget,
+    platform: PlatformProfile,
+    out: Path,
+    *,
+    engine: str = "onnxruntime",
+    deadline_s: float = 120.0,
+    progress: Progress | None = None,
+) -> Shrunk:
+    """Quantise as much as the accuracy budget allows and write the bundle; where none is met, the best found.
+
+    Args:
+        model: optimised.
+        samples: every other item is calibrated on, the rest judges.
+        budget: how much may be lost.
+        platform: whose instruction sets the numbers must suit.
+        out: folder of the bundle; must be absent, empty or a bundle.
+        engine: what will run it.
+        deadline_s: seconds after which nothing new is tried.
+        progress: told of each step.
+
+    Raises:
+        BadModelError: nothing can be quantised, or the data makes the model compute NaN, or the engine refuses it.
+        ConfigError: the engine runs no quantised graphs, there is too little data, or the folder holds other files.
+        BackendLostError: the engine crashed on it.
+    """
+    refuse_to_replace_others(out)
+    if engine not in RUNS_QDQ:
+        engines.load(engine)  # raises for a name that is none
+        raise ConfigError(
+            f"{engine} runs no quantised graphs", f"{', '.join(RUNS_QDQ)} do", "Name one of them."
+        )
+    found = within_budget(
+        model,
+        samples,
+        scheme_for(engine, platform),
+        budget,
+        engine=engine,
+        deadline_s=deadline_s,
+        progress=progress,
+    )
+    report = Equivalence(
+        candidate=f"{engine} int8", atol=0.0, rtol=0.0, cases=(), seeds=(), outputs=(), accuracy=found.score,
+        allowed_drop=budget.drop,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="raceline-") as scratch:
+        full = Path(scratch, "full")
+        Bundle.write(full, model)
+        before = folder_bytes(full)
+    Bundle.write(out, found.model, equivalence=report.to_json())
+    return Shrunk(out, engine, found, before, folder_bytes(out))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files of a bundle."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

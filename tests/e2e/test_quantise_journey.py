@@ -1,0 +1,168 @@
+"""`raceline convert quantise` and `deploy --data`: real nets in 8 bits, and every kind of bad input."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from engine_doubles import net
+
+from raceline import cli
+from raceline.convert import Reduced
+from raceline.convert.example import model_from_text
+from raceline.core.errors import BadModelError, ConfigError
+from raceline.ir import Bundle, Candidate, Measurement, Profile, run_reference, write_onnx
+from raceline.ir.manifest import FORMAT_VERSION
+from raceline.loop import Plan, deploy
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run the command line; returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["raceline", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run
+
+
+def pictures(items=24):
+    return np.random.default_rng(0).standard_normal((items, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A net, pictures, and its own answers as their classes."""
+    model = net(tmp_path)
+    np.save(tmp_path / "x.npy", pictures())
+    np.save(tmp_path / "y.npy", run_reference(model, {"x": pictures()})["y"].argmax(1))
+    return tmp_path
+
+
+def test_a_bundle_in_eight_bits(run, files):
+    code, out, err = run(
+        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "--labels", files / "y.npy",
+        "--metric", "top1", "--accuracy-drop", 0.1, "--engine", "openvino", "--json", "-o", files / "q",
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["met"] and told["accuracy"]["metric"] == "top1" and told["accuracy"]["labelled"]
+    assert told["accuracy"]["items"] == 12 and told["accuracy"]["full"] == 1.0
+    assert told["layers"] == 3 and told["kept"] == [] and told["scheme"]["results"] is False
+    every = sum(path.stat().st_size for path in (files / "q").iterdir())
+    assert told["bytes_after"] == every and told["size_reduction"] == 1 - every / told["bytes_before"]
+    bundle = Bundle.open(files / "q")
+    assert bundle.equivalence["ok"] and bundle.equivalence["accuracy"]["origin"] == "x.npy"
+    kinds = {str(tensor.dtype) for tensor in bundle.model.program.graph.initializers.values()}
+    assert "INT8" in kinds
+    expected = run_reference(net(files), {"x": pictures()})["y"]
+    found = run_reference(bundle.model, {"x": pictures()})["y"]
+    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+
+
+def test_a_budget_that_cannot_be_met_keeps_the_best_and_ends_with_one(run, files):
+    code, out, err = run(
+        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "--accuracy-drop", 0,
+        "-o", files / "q",
+    )  # fmt: skip
+    assert code == 1 and "could not be met" in err
+    assert "NOT within 0" in out and "every file counted" in out and "alone it costs" in out
+    assert Bundle.open(files / "q").equivalence["ok"] is False
+
+
+def wrong_shape(folder):
+    np.save(folder / "x.npy", pictures()[:, :, :7])
+
+
+def with_nan(folder):
+    bad = pictures()
+    bad[17, 0, 0, 0] = np.nan
+    np.save(folder / "x.npy", bad)
+
+
+def nothing_to_quantise(folder):
+    model = model_from_text(
+        '<ir_version: 8, opset_import: ["": 17]> net (float[n,3,8,8] x) => (float[n,3,8,8] y) { y = Relu(x) }'
+    )
+    write_onnx(model, folder / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (wrong_shape, ["x.npy", "does not fit the model", "[8, 3, 7, 8]"]),
+        (with_nan, ["NaN or infinity in 'x'", "item 17"]),
+        (nothing_to_quantise, ["nothing to quantise", "no convolution"]),
+        (lambda folder: (folder / "x.npy").unlink(), ["no calibration data at"]),
+        (lambda folder: np.save(folder / "y.npy", np.zeros(3, int)), ["3 labels", "24 items"]),
+    ],
+)
+def test_bad_input_is_told_and_nothing_is_written(run, files, spoil, words):
+    spoil(files)
+    code, _, err = run(
+        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "--labels", files / "y.npy",
+        "-o", files / "q",
+    )  # fmt: skip
+    assert code == 2 and "Traceback" not in err and not (files / "q").exists()
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--engine", "mnn"], "runs no quantised graphs"),
+        (["--engine", "warp"], "warp"),
+        (["--metric", "vibes"], "there is no metric"),
+        (["--accuracy-drop", "2"], "makes no sense"),
+    ],
+)
+def test_settings_that_make_no_sense(run, files, options, word):
+    code, _, err = run(
+        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "-o", files / "q", *options
+    )
+    assert code == 2 and word in err and not (files / "q").exists()
+
+
+def test_a_deployment_in_eight_bits_is_proven_and_served(files):
+    plan = Plan(
+        files / "net.onnx", files / "out", budget_s=1, load_s=0.5, data=str(files / "x.npy"), precision="int8",
+        accuracy_drop=0.05,
+    )  # fmt: skip
+    found = deploy(plan)
+    proof = found.equivalence
+    assert proof.ok and proof.accuracy.origin == "x.npy" and "int8" in proof.candidate
+    assert " int8" in found.after.setup and " fp32" in found.before.setup
+    assert found.after.saturated.errors == {} and found.after.saturated.requests_per_s > 0
+    bundle = Bundle.open(found.bundle)
+    assert bundle.profile.variant.startswith("int8-") and bundle.equivalence["accuracy"]["items"] == 12
+    assert {row.candidate.precision for row in bundle.profile.usable()} == {"int8"}
+    sheet = json.loads((found.bundle / "bundle.json").read_text())
+    assert sheet["format_version"] == FORMAT_VERSION and Profile.from_json(sheet["profile"]) == bundle.profile
+    page = (found.bundle / "report.html").read_text()
+    assert "accuracy budget of 0.05" in page
+
+
+def test_int8_that_loses_too_much_is_refused_and_the_best_is_told():
+    only = deploy.__globals__["_only"]
+    fast = Measurement(Candidate("a", "int8", variant="int8-a"), 1.0, 1.0)
+    slow = Measurement(Candidate("a"), 0.5, 0.5)
+    kept = only(Profile("p", "m", {}, (slow, fast)), "int8", Reduced())
+    assert kept.best().candidate.precision == "int8", "asked for, be it faster or not"
+    lossy = Measurement(
+        Candidate("a", "int8", variant="int8-a"), failure="not within the accuracy budget: 0.8"
+    )
+    with pytest.raises(BadModelError, match="int8 on b is out; a int8 .*: 0.8.*--precision auto"):
+        only(Profile("p", "m", {}, (slow, lossy)), "int8", Reduced(notes=("int8 on b is out",)))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"precision": "int8"}, {"precision": "int3"}, {"labels": "y.npy"}, {"metric": "vibes"}]
+)
+def test_plans_that_make_no_sense(files, settings):
+    with pytest.raises(ConfigError):
+        Plan(files / "net.onnx", files / "out", **settings)
