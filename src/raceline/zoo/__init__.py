@@ -20,10 +20,32 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["Entry", "export_onnx", "get", "list"]
+__all__ = ["TASKS", "Entry", "Published", "export_onnx", "get", "list"]
 
+TASKS = ("classify", "detect", "segment", "estimate-depth", "drive", "embed-text")
 INSTALL = "pip install 'raceline[train]'"
 BATCH_AXIS = "batch"
+
+
+@dataclass(frozen=True)
+class Published:
+    """How well a network answers, as its publication or the field's model tables state for trained weights.
+
+    Attributes:
+        metric: such as "top-1 accuracy"; more is better.
+        data: the data set, and where it matters the resolution; only figures of the same metric and data can be
+            compared.
+        value: as a share of 1.
+        source: where the figure stands.
+    """
+
+    metric: str
+    data: str
+    value: float
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.metric} {100 * self.value:.1f} % on {self.data}"
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,7 @@ class Entry:
 
     Attributes:
         name: what `get` takes.
-        task: what the model answers: "classify", "detect" or "embed-text".
+        task: what the model answers, one of `TASKS`.
         inputs: in the order `forward` takes them; axis 0 is named "batch" and may be stacked freely.
         outputs: names of what `forward` returns, in order.
         parameters: how many numbers its layers hold, those fixed by the architecture among them; buffers such
@@ -41,17 +63,19 @@ class Entry:
             multiply-add, in units of 1e9; attention's products between activations are not counted.
         source: the publication whose shapes are followed.
         build: makes the network with torch's default initialisation.
+        published: how well trained weights answer; None where no figure compares. The zoo's own are random.
         file: name of the family's file.
     """
 
     name: str
-    task: Literal["classify", "detect", "embed-text"]
+    task: Literal["classify", "detect", "segment", "estimate-depth", "drive", "embed-text"]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
     parameters: int
     gflop: float
     source: str
     build: Callable[[], Any]
+    published: Published | None = None
     file: str = ""
 
 
@@ -115,9 +139,10 @@ def export_onnx(
     return export(entry, path, seed, batch, optimise)
 
 
-def image_input(side_pixels: int, values: Values) -> TensorSpec:
-    """The usual input of a vision model: (batch, 3, side, side), RGB planes."""
-    return TensorSpec("images", "float32", (BATCH_AXIS, 3, side_pixels, side_pixels), values)
+def image_input(height_pixels: int, values: Values, width_pixels: int | None = None) -> TensorSpec:
+    """The usual input of a vision model: (batch, 3, height, width), RGB planes; square without a width."""
+    shape = (BATCH_AXIS, 3, height_pixels, width_pixels or height_pixels)
+    return TensorSpec("images", "float32", shape, values)
 
 
 def _entry(name: str) -> Entry:

@@ -1,5 +1,7 @@
 """Random weights under which every layer matters and nothing grows or dies, as in a trained network."""
 
+from math import prod
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -8,7 +10,9 @@ from raceline.ir import TensorSpec
 from raceline.zoo import Entry
 
 # What BatchNorm's statistics are taken from: enough items, half of them noise, that others stay within scale.
-SETTLING_BATCH = 8
+# Of large pictures one and one of noise are enough: each channel still sees a thousand places of them.
+SETTLING_BATCH, SETTLING_BATCH_LARGE = 8, 2
+LARGE_PIXELS = 200_000
 
 
 def initialised(entry: Entry, seed: int) -> nn.Module:
@@ -26,7 +30,7 @@ def initialised(entry: Entry, seed: int) -> nn.Module:
 
 
 def sample(spec: TensorSpec, batch: int, generator: Generator) -> Tensor:
-    """A tensor such as input `spec` may see: integers of its range; pictures and plain noise in turn.
+    """A tensor such as input `spec` may see: integers of its range; pictures and plain noise in turn; or numbers.
 
     Raises:
         InvariantError: `spec` states no range.
@@ -38,6 +42,8 @@ def sample(spec: TensorSpec, batch: int, generator: Generator) -> Tensor:
     if spec.dtype.startswith("int"):
         dtype = getattr(torch, spec.dtype)
         return torch.randint(int(low), int(high) + 1, shape, generator=generator, dtype=dtype)
+    if len(shape) != 4:
+        return low + (high - low) * torch.rand(shape, generator=generator)
     items = _pictures(shape, generator)
     items[1::2].uniform_(generator=generator)
     return low + (high - low) * items
@@ -69,6 +75,11 @@ def _draw(module: nn.Module, generator: Generator) -> None:
             weight.normal_(0.0, 0.5, generator=generator)  # tokens, positions, embeddings
 
 
+def _settling_batch(entry: Entry) -> int:
+    pixels = max(prod(int(dim) for dim in spec.shape[2:]) for spec in entry.inputs)
+    return SETTLING_BATCH_LARGE if pixels > LARGE_PIXELS else SETTLING_BATCH
+
+
 def _settle(model: nn.Module, entry: Entry, generator: Generator) -> None:
     """Give each BatchNorm the statistics of what reaches it, moved as if other data had followed.
 
@@ -86,6 +97,6 @@ def _settle(model: nn.Module, entry: Entry, generator: Generator) -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
     if norms:
-        model(*(sample(spec, SETTLING_BATCH, generator) for spec in entry.inputs))
+        model(*(sample(spec, _settling_batch(entry), generator) for spec in entry.inputs))
     for hook in hooks:
         hook.remove()

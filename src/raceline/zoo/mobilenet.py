@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from raceline.ir import Values
-from raceline.zoo import Entry, image_input
+from raceline.zoo import Entry, Published, image_input
 
 
 class Block(NamedTuple):
@@ -160,12 +160,15 @@ def mobilenet_v3_large() -> MobileNet:
 
 # ImageNet's usual mean and deviation taken from 0..1.
 _IMAGE = image_input(224, Values(-2.1179, 2.64, source="user"))
+_CHECKPOINTS = "torchvision, IMAGENET1K_V1, centre crop"
 
 MODELS = (
     Entry("mobilenet_v2", "classify", (_IMAGE,), ("logits",), parameters=3_504_872, gflop=0.60,
           source="Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018",
-          build=mobilenet_v2),
+          build=mobilenet_v2,
+          published=Published("top-1 accuracy", "ImageNet-1k", 0.71878, _CHECKPOINTS)),
     Entry("mobilenet_v3_large", "classify", (_IMAGE,), ("logits",), parameters=5_483_032, gflop=0.43,
           source="Howard et al., Searching for MobileNetV3, ICCV 2019",
-          build=mobilenet_v3_large),
+          build=mobilenet_v3_large,
+          published=Published("top-1 accuracy", "ImageNet-1k", 0.74042, _CHECKPOINTS)),
 )  # fmt: skip

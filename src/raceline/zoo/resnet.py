@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50: the residual networks of He et al. 2016, stride in the 3x3 convolution (v1.5).
+"""ResNet-18 to ResNet-152: the residual networks of He et al. 2016, stride in the 3x3 convolution (v1.5).
 
 Letters: B batch, C channels, H height, W width.
 """
@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from raceline.ir import Values
-from raceline.zoo import Entry, image_input
+from raceline.zoo import Entry, Published, image_input
 
 
 def _conv_norm(wide_in: int, wide_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -85,9 +85,24 @@ class ResNet(nn.Module):
 _IMAGE = image_input(224, Values(-2.1179, 2.64, source="user"))
 _PAPER = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 
+
+def _entry(
+    depths: tuple[int, ...], bottleneck: bool, parameters: int, gflop: float, accuracy: float
+) -> Entry:
+    convolutions = 3 if bottleneck else 2
+    published = Published(
+        "top-1 accuracy", "ImageNet-1k", accuracy, "torchvision, IMAGENET1K_V1, centre crop"
+    )
+    return Entry(
+        f"resnet{convolutions * sum(depths) + 2}", "classify", (_IMAGE,), ("logits",), parameters=parameters,
+        gflop=gflop, source=_PAPER, build=partial(ResNet, depths, bottleneck=bottleneck), published=published,
+    )  # fmt: skip
+
+
 MODELS = (
-    Entry("resnet18", "classify", (_IMAGE,), ("logits",), parameters=11_689_512, gflop=3.63, source=_PAPER,
-          build=partial(ResNet, (2, 2, 2, 2), bottleneck=False)),
-    Entry("resnet50", "classify", (_IMAGE,), ("logits",), parameters=25_557_032, gflop=8.18, source=_PAPER,
-          build=partial(ResNet, (3, 4, 6, 3), bottleneck=True)),
-)  # fmt: skip
+    _entry((2, 2, 2, 2), False, 11_689_512, 3.63, 0.69758),
+    _entry((3, 4, 6, 3), False, 21_797_672, 7.33, 0.73314),
+    _entry((3, 4, 6, 3), True, 25_557_032, 8.18, 0.76130),
+    _entry((3, 4, 23, 3), True, 44_549_160, 15.6, 0.77374),
+    _entry((3, 8, 36, 3), True, 60_192_808, 23.03, 0.78312),
+)

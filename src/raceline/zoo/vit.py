@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from raceline.ir import Values
-from raceline.zoo import Entry, image_input
+from raceline.zoo import Entry, Published, image_input
 
 NORM_EPS = 1e-6
 
@@ -81,5 +81,6 @@ def vit_tiny() -> VisionTransformer:
 MODELS = (
     Entry("vit_tiny", "classify", (image_input(224, Values(-1.0, 1.0, source="user")),), ("logits",),
           parameters=5_717_416, gflop=2.15, build=vit_tiny,
+          published=Published("top-1 accuracy", "ImageNet-1k", 0.722, "Touvron et al., DeiT, ICML 2021, table 5"),
           source="Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; Ti of Touvron et al. 2021"),
 )  # fmt: skip
