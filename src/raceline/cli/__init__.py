@@ -22,6 +22,7 @@ from raceline.cli.options import (
     pairs,
     shape,
 )
+from raceline.cli.zoo import app as zoo_app
 from raceline.core import errors
 
 __all__ = ["main"]
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 
 app.add_typer(convert_app, name="convert")
+app.add_typer(zoo_app, name="zoo")
 
 
 def exit_code(error: errors.RacelineError) -> int:

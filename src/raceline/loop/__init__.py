@@ -3,6 +3,18 @@
 from raceline.loop.console import TerminalProgress
 from raceline.loop.deploy import deploy
 from raceline.loop.deployment import Deployment, Plan, Served
+from raceline.loop.recommend import lines as recommendation_lines
+from raceline.loop.recommend import recommend
 from raceline.loop.report import comparison, show
 
-__all__ = ["Deployment", "Plan", "Served", "TerminalProgress", "comparison", "deploy", "show"]
+__all__ = [
+    "Deployment",
+    "Plan",
+    "Served",
+    "TerminalProgress",
+    "comparison",
+    "deploy",
+    "recommend",
+    "recommendation_lines",
+    "show",
+]

@@ -6,23 +6,48 @@ their top: they load only when a function here is called.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raceline.core import plugins
 from raceline.core.errors import UnknownNameError
 from raceline.ir import TensorSpec, Values
+from raceline.zoo._recommend import Figures, Limits, Recommendation, Verdict, recommend
 
 if TYPE_CHECKING:
     from os import PathLike
-    from pathlib import Path
 
     import torch
 
-__all__ = ["TASKS", "Entry", "Published", "export_onnx", "get", "list"]
+__all__ = [
+    "TASKS",
+    "Entry",
+    "Figures",
+    "Limits",
+    "Published",
+    "Recommendation",
+    "Verdict",
+    "export_onnx",
+    "fingerprint",
+    "get",
+    "list",
+    "recommend",
+    "task_named",
+]
 
 TASKS = ("classify", "detect", "segment", "estimate-depth", "drive", "embed-text")
+_FIELDS = {  # what the field calls them
+    "classification": "classify",
+    "detection": "detect",
+    "segmentation": "segment",
+    "depth": "estimate-depth",
+    "driving": "drive",
+    "driving-policy": "drive",
+    "embedding": "embed-text",
+}
 INSTALL = "pip install 'raceline[train]'"
 BATCH_AXIS = "batch"
 
@@ -78,17 +103,55 @@ class Entry:
     published: Published | None = None
     file: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, without the code."""
+        return {
+            "name": self.name,
+            "task": self.task,
+            "family": self.file,
+            "parameters": self.parameters,
+            "gflop": self.gflop,
+            "inputs": [str(spec) for spec in self.inputs],
+            "outputs": [*self.outputs],
+            "source": self.source,
+            "published": self.published and asdict(self.published),
+        }
 
-def list() -> tuple[Entry, ...]:
-    """All models, in order of family and then of size as the family lists them.
+
+def list(task: str | None = None) -> tuple[Entry, ...]:
+    """All models, or those of one task, in order of family and then of size as the family lists them.
 
     Raises:
+        UnknownNameError: there is no such task; the message lists those there are.
         MissingDependencyError: torch is not installed.
     """
     import raceline.zoo as folder
 
+    wanted = TASKS if task is None else (task_named(task),)
     loaded = ((name, _family(name)) for name in plugins.names(folder))
-    return tuple(replace(entry, file=name) for name, family in loaded for entry in family.MODELS)
+    entries = (replace(entry, file=name) for name, family in loaded for entry in family.MODELS)
+    return tuple(entry for entry in entries if entry.task in wanted)
+
+
+def task_named(text: str) -> str:
+    """The task that `text` names, one of `TASKS`; the field's words, such as "segmentation", are taken too.
+
+    Raises:
+        UnknownNameError: there is none; the message lists those there are.
+    """
+    task = _FIELDS.get(text, text)
+    if task not in TASKS:
+        raise UnknownNameError("task", text, TASKS)
+    return task
+
+
+def fingerprint(entry: Entry) -> str:
+    """Sixteen digits that change with the code of a network, so that figures of an older one are recognised."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256(entry.name.encode())
+    for file in (f"{entry.file}.py", "_layers.py", "_export.py"):
+        digest.update((folder / file).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def get(name: str, *, seed: int = 0) -> torch.nn.Module:
