@@ -213,7 +213,7 @@ def _counted(entry: zoo.Entry, progress: Progress) -> _Counted:
 
 
 def _estimate(needs: _Counted, machine: PlatformProfile) -> zoo.Figures:
-    """The least that a network can cost: each step as fast as the machine computes or moves, all cores at work."""
+    """What a network costs where each step is as fast as the machine computes or moves, all cores at work."""
     rates = ((precision, machine.peak_ops_per_s(precision)) for precision in _PRECISIONS)
     precision, peak = next(((name, rate) for name, rate in rates if rate), ("", 0.0))
     bandwidth = machine.memory_bytes_per_s
@@ -249,7 +249,7 @@ def _described(mark: str, pick: zoo.Verdict) -> list[str]:
     known = "measured" if costs.measured else "estimate"
     latency = "unknown" if costs.latency_s is None else format_seconds(costs.latency_s)
     memory = "unknown" if costs.memory_bytes is None else format_bytes(costs.memory_bytes)
-    least = "" if costs.measured else ">= "
-    head = f"{mark:>3} {pick.name}  {least}{latency}, {least}{memory} ({known}: {costs.how})"
+    about = "" if costs.measured else "~"
+    head = f"{mark:>3} {pick.name}  {about}{latency}, {about}{memory} ({known}: {costs.how})"
     published = [f"    published: {pick.published}"] if pick.published else []
     return [head, *published, f"    {pick.why}"]

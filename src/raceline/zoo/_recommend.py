@@ -19,10 +19,10 @@ class Figures:
     """What one item of a network costs on a platform.
 
     Attributes:
-        latency_s: median where measured, else the least time that arithmetic and traffic allow; None: unknown.
-        memory_bytes: what the loaded engine added where measured, else the least that weights and the largest
-            step need; None: unknown.
-        measured: True where Raceline ran the network on such a machine; else both are estimates from below.
+        latency_s: median where measured, else the roofline's; None: unknown.
+        memory_bytes: what the loaded engine added where measured, else weights and the largest step; None: unknown.
+        measured: True where Raceline ran the network on such a machine. Else both are estimates: engines mostly
+            need more, and less only by tricks (Winograd's convolutions, other precisions, data that stays cached).
         how: how it ran, or what was estimated from, in words.
     """
 
@@ -65,7 +65,7 @@ class Verdict:
 
     Attributes:
         name: the network's.
-        fits: whether it keeps the limits as far as is known: an estimate is a least, so it only may.
+        fits: whether it keeps the limits; where `figures` are an estimate, so is this.
         figures: its costs.
         published: how well trained weights answer; empty where no figure compares.
         why: the reason for its place or its refusal.
@@ -134,7 +134,7 @@ def recommend(
 
 
 def _rule(limits: Limits) -> str:
-    order = "what was measured before what is estimated from below"
+    order = "what was measured before what is estimated"
     if not limits.any:
         return f"no limit was given: the fastest first, {order}"
     return f"within {limits}: the most accurate by published figures first, compared within one data set; {order}"
@@ -175,7 +175,7 @@ def _breach(costs: Figures, limits: Limits) -> str:
         if value is None:
             broken.append(f"its {name} is unknown: {costs.how}")
         elif value > limit:
-            known = "measured" if costs.measured else "even the least that its arithmetic and traffic allow,"
+            known = "measured" if costs.measured else "an ESTIMATE of"
             broken.append(f"{name}: {known} {shown(value)} is over the limit of {shown(limit)}")
     return "; ".join(broken)
 
@@ -195,7 +195,7 @@ def _nothing_fits(task: str, platform: str, name: str, costs: Figures, limits: L
         )
         if shown
     ]
-    known = "measured" if costs.measured else "estimated from below"
+    known = "measured" if costs.measured else "estimated"
     nearest = f"the nearest is {name} with {' and '.join(needs)} ({known})" if needs else costs.how
     return ConfigError(
         f"no network to {task} on {platform} keeps within {limits}",
@@ -246,8 +246,8 @@ def _cost(costs: Figures, limits: Limits) -> str:
     if costs.latency_s is None:
         return costs.how
     if not costs.measured:
-        caution = ", so measure it before you rely on it" if limits.any else ""
-        return f"ESTIMATE: at least {format_seconds(costs.latency_s)}{caution}"
+        caution = "; measure it before you rely on it" if limits.any else ""
+        return f"ESTIMATE: {format_seconds(costs.latency_s)} if an engine reached the machine's peak{caution}"
     share = f", {costs.latency_s / limits.latency_s:.0%} of the limit" if limits.latency_s else ""
     return f"measured {format_seconds(costs.latency_s)}{share}"
 
