@@ -354,8 +354,9 @@ def assert_same(ours, theirs, share):
         np.testing.assert_allclose(a, b, rtol=0, atol=share * np.abs(a).max())
 
 
-# With random weights FastDepth's depthwise layers, and 152 layers in a row, magnify rounding, torch's own too.
-SHARE = {"fast_depth": 3e-4, "resnet152": 3e-4}
+# With random weights FastDepth's depthwise layers, and 152 layers in a row, magnify rounding: torch itself is off
+# by 8e-5 and 1.6e-4 from its own float64, the engines by as much.
+SHARE = {"fast_depth": 3e-4, "resnet152": 5e-4}
 QUICK = ("resnet18", "pilotnet")
 # Not among the benchmarks' models, which other tests run on every engine.
 NOT_COMPARED = ("deeplabv3_mobilenet_v2", "deeplabv3_mobilenet_v2_aspp", "fast_scnn", "fast_depth", "pilotnet",
