@@ -21,8 +21,9 @@ public:
           rows_(kernels.rows[tile_vectors - 1]), padded_keys_(round_up(call.keys, width_)),
           padded_depth_(round_up(call.value_depth, width_)),
           block_(call.keys <= 2 * key_block ? padded_keys_ : key_block) {
-        const std::int64_t q = rows_ * round_up(call.depth, line_floats), scores = rows_ * round_up(block_, line_floats),
-                           total = padded_keys_ * call.depth + call.keys * padded_depth_ + q + 2 * scores +
+        const std::int64_t q = rows_ * round_up(call.depth, line_floats);
+        const std::int64_t scores = rows_ * round_up(block_, line_floats);
+        const std::int64_t total = padded_keys_ * call.depth + call.keys * padded_depth_ + q + 2 * scores +
                                    rows_ * padded_depth_ + 4 * most_rows;
         keys_ = scratch_floats(total);
         values_ = keys_ + padded_keys_ * call.depth;
@@ -83,19 +84,23 @@ private:
 
     void score(std::int64_t first, std::int64_t count, std::int64_t rows) const {
         for (std::int64_t key = 0; key < count; key += width_) {
-            const int wide = vectors(first + key);
-            kernels_.tile[wide - 1][rows - 1]({call_.depth, query_, keys_ + (first + key) * call_.depth,
-                                               wide * kernels_.lanes, nullptr,
-                                               {{scores_ + key, block_, 1.0f, false}, {}}, 1, kernels_.lanes});
+            const float* panel = keys_ + (first + key) * call_.depth;
+            multiply(vectors(first + key), rows, call_.depth, query_, panel, {scores_ + key, block_, 1.0f, false});
         }
     }
 
     void add_values(std::int64_t first, std::int64_t count, std::int64_t rows) const {
-        for (std::int64_t column = 0; column < call_.value_depth; column += width_)
-            kernels_.tile[tile_vectors - 1][rows - 1]({count, weights_, values_ + column * call_.keys + first * width_,
-                                                       width_, nullptr,
-                                                       {{sums_ + column, padded_depth_, 1.0f, first > 0}, {}}, 1,
-                                                       kernels_.lanes});
+        for (std::int64_t column = 0; column < call_.value_depth; column += width_) {
+            const float* panel = values_ + column * call_.keys + first * width_;
+            multiply(tile_vectors, rows, count, weights_, panel, {sums_ + column, padded_depth_, 1.0f, first > 0});
+        }
+    }
+
+    void multiply(int vectors, std::int64_t rows, std::int64_t k, const float* a, const float* b,
+                  const Destination& to) const {
+        const std::int64_t ldb = std::int64_t(vectors) * kernels_.lanes;
+        const Tile tile{k, a, b, ldb, nullptr, {to, {}}, 1, kernels_.lanes, nullptr, 0};
+        kernels_.tile[vectors - 1][rows - 1](tile);
     }
 
     const DenseKernels& kernels_;

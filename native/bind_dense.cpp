@@ -233,7 +233,7 @@ void bind_dense(nb::module_& module) {
         .def(nb::init<const In&, const std::optional<In>&, std::int64_t, const std::string&, bool,
                       const std::optional<std::tuple<int, std::int64_t, bool>>&, double>(),
              arg("weight"), arg("bias").none() = nb::none(), nb::kw_only(), arg("rows"), arg("kernels") = "",
-             arg("exact") = false, arg("plan").none() = nb::none(), arg("seconds") = 0.05)
+             arg("exact") = false, arg("plan").none() = nb::none(), arg("seconds") = 0.1)
         .def("run", &Linear::run, arg("x").noconvert(), arg("out").noconvert(), nb::kw_only(),
              arg("residual").noconvert().none() = nb::none(), arg("activation") = "",
              arg("before").none() = nb::none(), arg("after").none() = nb::none(), arg("threads") = 1)

@@ -32,6 +32,10 @@ struct Tile {
     Destination to[2];
     int destinations;
     int last;  // columns of the last vector that exist, 1..lanes
+    // Asked for on the way, `next_lines` cache lines for every 16 steps of k: weights that come next, which
+    // mostly lie in main memory by the time a network comes back to them. May be null.
+    const float* next;
+    int next_lines;
 };
 
 // What happens to a tile between its sums and the output.

@@ -36,7 +36,7 @@ bool may_halve(std::int64_t rows, std::int64_t k, std::int64_t n) {
 
 Gemm::Gemm(const DenseKernels& kernels, const GemmPlan& plan, const float* b, std::int64_t ldb, std::int64_t k,
            std::int64_t n, const float* bias)
-    : kernels_(kernels), plan_(plan), k_(k), n_(n), depth_(plan.strassen ? k / 2 : k) {
+    : kernels_(&kernels), plan_(plan), k_(k), n_(n), depth_(plan.strassen ? k / 2 : k) {
     constexpr std::int64_t most = std::int64_t(1) << 31;
     if (k < 0 || n < 0 || k > most || n > most || plan.vectors < 1 || plan.vectors > kernels.vectors ||
         plan.block_rows < 1 || (plan.strassen && (k % 2 || n % 2)))
@@ -66,7 +66,7 @@ Gemm::Gemm(const DenseKernels& kernels, const GemmPlan& plan, const float* b, st
 // Each panel: `depth_` rows of its columns, then zeros to whole vectors.
 void Gemm::pack(const float* b, std::int64_t ldb, float sign, const float* other, float* to) const {
     for (const Panel& panel : panels_) {
-        const std::int64_t width = std::int64_t(panel.vectors) * kernels_.lanes;
+        const std::int64_t width = std::int64_t(panel.vectors) * kernels_->lanes;
         float* row = to + panel.at;
         for (std::int64_t r = 0; r < depth_; ++r, row += width) {
             const float* from = b + r * ldb + panel.column;
@@ -77,6 +77,18 @@ void Gemm::pack(const float* b, std::int64_t ldb, float sign, const float* other
             for (std::int64_t j = 0; j < panel.columns; ++j) row[j] += sign * second[j];
         }
     }
+}
+
+// While tile `t` of a panel is computed, its share of the panel that comes next is fetched.
+void Gemm::ask_for(Tile& tile, const Panel& next, std::int64_t matrix, std::int64_t t, std::int64_t tiles) const {
+    const std::int64_t lines = depth_ * next.vectors * kernels_->lanes / line_floats, steps = depth_ / line_floats;
+    if (steps == 0) return;
+    const std::int64_t per_step = (lines + steps * tiles - 1) / (steps * tiles), begin = t * steps * per_step;
+    // Few rows do not take long enough to hide it; they read B once, in order, as hardware foresees.
+    constexpr std::int64_t most_per_step = 12;
+    if (per_step > most_per_step || begin + steps * per_step > lines + steps * tiles) return;
+    tile.next = b_.get() + matrix * matrix_floats_ + next.at + begin * line_floats;
+    tile.next_lines = int(per_step);
 }
 
 std::vector<Gemm::Block> Gemm::blocks(std::int64_t rows) const {
@@ -91,7 +103,7 @@ std::vector<Gemm::Block> Gemm::blocks(std::int64_t rows) const {
 
 // Even heights: a short last tile would leave the multipliers waiting for each other.
 Gemm::Tiling Gemm::tiling(std::int64_t rows) const {
-    const std::int64_t most = kernels_.rows[plan_.vectors - 1];
+    const std::int64_t most = kernels_->rows[plan_.vectors - 1];
     return {(rows + most - 1) / most, rows};
 }
 
@@ -103,7 +115,7 @@ void Gemm::run(const GemmCall& call, Parallel& parallel) const {
     const std::int64_t chunks = count >= 4 * threads || count % threads == 0 ? 1 : std::min(threads, panels);
     const auto normalise_after = [&](const Block& block) {
         if (call.after)
-            kernels_.normalise(*call.after, call.c + block.row * call.ldc, call.ldc, block.rows,
+            kernels_->normalise(*call.after, call.c + block.row * call.ldc, call.ldc, block.rows,
                                call.c + block.row * call.ldc, call.ldc);
     };
     parallel.run(count * chunks, [&](std::int64_t task) {
@@ -122,33 +134,36 @@ void Gemm::run(const GemmCall& call, Parallel& parallel) const {
 void Gemm::run_block(const GemmCall& call, const Block& block, std::int64_t first_panel,
                      std::int64_t end_panel) const {
     const Tiling tiles = tiling(block.rows);
-    const std::int64_t most = kernels_.rows[plan_.vectors - 1], stride = round_up(k_, line_floats);
-    const std::int64_t width = std::int64_t(plan_.vectors) * kernels_.lanes;
+    const std::int64_t most = kernels_->rows[plan_.vectors - 1], stride = round_up(k_, line_floats);
+    const std::int64_t width = std::int64_t(plan_.vectors) * kernels_->lanes;
     float* const packed = scratch_floats(block.rows * stride + most * width + most * k_);
     float* const sums = packed + block.rows * stride;
     float* const normalised = sums + most * width;
     for (std::int64_t t = 0; t < tiles.count; ++t) {
         const std::int64_t row = tiles.begin(t), rows = tiles.begin(t + 1) - row;
         const float* a = call.a + (block.row + row) * call.lda;
-        if (call.before) kernels_.normalise(*call.before, a, call.lda, rows, normalised, k_);
-        kernels_.pack_rows(call.before ? normalised : a, call.before ? k_ : call.lda, rows, k_, packed + row * stride);
+        if (call.before) kernels_->normalise(*call.before, a, call.lda, rows, normalised, k_);
+        kernels_->pack_rows(call.before ? normalised : a, call.before ? k_ : call.lda, rows, k_,
+                            packed + row * stride);
     }
     const bool direct = call.activation == Activation::none && !call.residual;
     for (std::int64_t p = first_panel; p < end_panel; ++p) {
         const Panel& panel = panels_[p];
-        const int last = int(panel.columns - std::int64_t(panel.vectors - 1) * kernels_.lanes);
+        const int last = int(panel.columns - std::int64_t(panel.vectors - 1) * kernels_->lanes);
         for (std::int64_t t = 0; t < tiles.count; ++t) {
             const std::int64_t row = tiles.begin(t), rows = tiles.begin(t + 1) - row;
             float* c = call.c + (block.row + row) * call.ldc + panel.column;
             const Destination to = {direct ? c : sums, direct ? call.ldc : width, 1.0f, false};
-            const std::int64_t ldb = std::int64_t(panel.vectors) * kernels_.lanes;
-            kernels_.tile[panel.vectors - 1][rows - 1](
-                {k_, packed + row * stride, b_.get() + panel.at, ldb, bias_.get() + panel.column, {to, {}}, 1, last});
+            const std::int64_t ldb = std::int64_t(panel.vectors) * kernels_->lanes;
+            Tile tile{k_, packed + row * stride, b_.get() + panel.at, ldb, bias_.get() + panel.column, {to, {}}, 1,
+                      last, nullptr, 0};
+            if (p + 1 < end_panel) ask_for(tile, panels_[p + 1], 0, t, tiles.count);
+            kernels_->tile[panel.vectors - 1][rows - 1](tile);
             if (direct) continue;
             const float* residual = call.residual ? call.residual + (block.row + row) * call.residual_stride +
                                                         panel.column
                                                   : nullptr;
-            kernels_.finish({rows, panel.columns, sums, width, c, call.ldc, nullptr, residual, call.residual_stride,
+            kernels_->finish({rows, panel.columns, sums, width, c, call.ldc, nullptr, residual, call.residual_stride,
                              call.activation});
         }
     }
@@ -164,28 +179,29 @@ void Gemm::pack_sums(const float* a, std::int64_t lda, std::int64_t half, std::i
             const auto quarter = [&](int q) { return a + (row + q / 2 * lower) * lda + q % 2 * depth_; };
             float* to = packed + (m * half + row) * stride;
             if (of_a[m].second < 0)
-                kernels_.pack_rows(quarter(of_a[m].first), lda, rows, depth_, to);
+                kernels_->pack_rows(quarter(of_a[m].first), lda, rows, depth_, to);
             else
-                kernels_.pack_sum(quarter(of_a[m].first), quarter(of_a[m].second), lda, of_a[m].sign, rows, depth_,
+                kernels_->pack_sum(quarter(of_a[m].first), quarter(of_a[m].second), lda, of_a[m].sign, rows, depth_,
                                   to);
         }
 }
 
 // One panel of one product, added to the quarters that it belongs to.
-void Gemm::multiply_halves(int product, const Panel& panel, std::int64_t half, const float* packed,
-                           float* sums) const {
+void Gemm::multiply_halves(int product, const Panel& panel, std::int64_t half, const float* packed, float* sums,
+                           int next_product, const Panel* next) const {
     const Tiling tiles = tiling(half);
-    const std::int64_t width = plan_.vectors * kernels_.lanes, ldb = panel.vectors * kernels_.lanes;
+    const std::int64_t width = plan_.vectors * kernels_->lanes, ldb = panel.vectors * kernels_->lanes;
     const std::int64_t stride = round_up(depth_, line_floats);
     for (std::int64_t t = 0; t < tiles.count; ++t) {
         const std::int64_t row = tiles.begin(t), rows = tiles.begin(t + 1) - row;
         Tile tile{depth_, packed + (product * half + row) * stride,
-                  b_.get() + product * matrix_floats_ + panel.at, ldb, nullptr, {}, 0, kernels_.lanes};
+                  b_.get() + product * matrix_floats_ + panel.at, ldb, nullptr, {}, 0, kernels_->lanes, nullptr, 0};
+        if (next) ask_for(tile, *next, next_product, t, tiles.count);
         for (const Share& share : shares[product])
             if (share.quarter >= 0)
                 tile.to[tile.destinations++] = {sums + (share.quarter * half + row) * width, width, share.sign,
                                                 share.add};
-        kernels_.tile[panel.vectors - 1][rows - 1](tile);
+        kernels_->tile[panel.vectors - 1][rows - 1](tile);
     }
 }
 
@@ -193,11 +209,11 @@ void Gemm::multiply_halves(int product, const Panel& panel, std::int64_t half, c
 // lower one writes it: written twice, it would get its residual twice where that is the output itself.
 void Gemm::finish_quarters(const GemmCall& call, const Panel& panel, const Block& block, const float* sums) const {
     const std::int64_t half = (block.rows + 1) / 2, lower = block.rows - half;
-    const std::int64_t width = plan_.vectors * kernels_.lanes;
+    const std::int64_t width = plan_.vectors * kernels_->lanes;
     for (int q = 0; q < quarters; ++q) {
         const std::int64_t row = block.row + q / 2 * lower, column = panel.column + q % 2 * (n_ / 2);
         const float* residual = call.residual ? call.residual + row * call.residual_stride + column : nullptr;
-        kernels_.finish({q < 2 ? lower : half, panel.columns, sums + q * half * width, width,
+        kernels_->finish({q < 2 ? lower : half, panel.columns, sums + q * half * width, width,
                          call.c + row * call.ldc + column, call.ldc, bias_.get() + column, residual,
                          call.residual_stride, call.activation});
     }
@@ -209,7 +225,7 @@ void Gemm::run_block_strassen(const GemmCall& call, const Block& block, std::int
                               std::int64_t end_panel) const {
     constexpr std::int64_t cached_floats = 64 << 10;
     const std::int64_t half = (block.rows + 1) / 2, lower = block.rows - half;
-    const std::int64_t width = plan_.vectors * kernels_.lanes, stride = round_up(depth_, line_floats);
+    const std::int64_t width = plan_.vectors * kernels_->lanes, stride = round_up(depth_, line_floats);
     const std::int64_t panel_floats = quarters * half * width;
     const std::int64_t group =
         std::min(end_panel - first_panel, std::max<std::int64_t>(1, cached_floats / panel_floats));
@@ -217,7 +233,7 @@ void Gemm::run_block_strassen(const GemmCall& call, const Block& block, std::int
     float* const packed = scratch_floats(packed_floats + sums_floats + (call.before ? block.rows * k_ : 0));
     float* const sums = packed + packed_floats;
     const float* a = call.a + block.row * call.lda;
-    if (call.before) kernels_.normalise(*call.before, a, call.lda, block.rows, sums + sums_floats, k_);
+    if (call.before) kernels_->normalise(*call.before, a, call.lda, block.rows, sums + sums_floats, k_);
     if (call.before)
         pack_sums(sums + sums_floats, k_, half, lower, packed);
     else
@@ -226,7 +242,12 @@ void Gemm::run_block_strassen(const GemmCall& call, const Block& block, std::int
         const std::int64_t end = std::min(end_panel, first + group);
         for (int product = 0; product < products; ++product)
             for (std::int64_t p = first; p < end; ++p)
-                multiply_halves(product, panels_[p], half, packed, sums + (p - first) * panel_floats);
+                multiply_halves(product, panels_[p], half, packed, sums + (p - first) * panel_floats,
+                                p + 1 < end ? product : (product + 1) % products,
+                                p + 1 < end              ? &panels_[p + 1]
+                                : product + 1 < products ? &panels_[first]
+                                : end < end_panel        ? &panels_[end]
+                                                         : nullptr);
         for (std::int64_t p = first; p < end; ++p)
             finish_quarters(call, panels_[p], block, sums + (p - first) * panel_floats);
     }

@@ -61,15 +61,17 @@ private:
     };
 
     void pack(const float* b, std::int64_t ldb, float sign, const float* other, float* to) const;
+    void ask_for(Tile& tile, const Panel& next, std::int64_t matrix, std::int64_t t, std::int64_t tiles) const;
     std::vector<Block> blocks(std::int64_t rows) const;
     Tiling tiling(std::int64_t rows) const;
     void run_block(const GemmCall&, const Block&, std::int64_t first_panel, std::int64_t end_panel) const;
     void run_block_strassen(const GemmCall&, const Block&, std::int64_t first_panel, std::int64_t end_panel) const;
     void pack_sums(const float* a, std::int64_t lda, std::int64_t half, std::int64_t lower, float* packed) const;
-    void multiply_halves(int product, const Panel&, std::int64_t half, const float* packed, float* sums) const;
+    void multiply_halves(int product, const Panel&, std::int64_t half, const float* packed, float* sums,
+                         int next_product, const Panel* next) const;
     void finish_quarters(const GemmCall&, const Panel&, const Block&, const float* sums) const;
 
-    const DenseKernels& kernels_;
+    const DenseKernels* kernels_;
     GemmPlan plan_;
     std::int64_t k_, n_, depth_, matrix_floats_ = 0, floats_ = 0;
     std::vector<Panel> panels_;

@@ -1,80 +1,78 @@
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <map>
 #include <mutex>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "gemm.hpp"
 
 namespace raceline {
 namespace {
 
+using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
-// A product of this shape on made-up numbers; times plans and keeps the best.
-class Trial {
-public:
-    Trial(const DenseKernels& kernels, std::int64_t rows, std::int64_t k, std::int64_t n, double seconds)
-        : kernels_(kernels), rows_(rows), k_(k), n_(n), seconds_(seconds), start_(Clock::now()),
-          a_(allocate_floats(rows * k)), b_(allocate_floats(k * n)), c_(allocate_floats(rows * n)) {
-        std::fill_n(a_.get(), rows * k, 0.5f);
-        std::fill_n(b_.get(), k * n, 0.25f);
-    }
+// Larger shapes are timed on a part of this size: what holds for it holds for more.
+constexpr std::int64_t most_trial_rows = 1024, most_trial_k = 2048, most_trial_n = 1536;
 
-    // Take `plan` if it is faster than what is held by more than noise. Without time left, nothing changes.
-    void consider(const GemmPlan& plan) {
-        if (Seconds(Clock::now() - start_).count() > seconds_ && best_s_ < 1e30) return;
-        const Gemm gemm(kernels_, plan, b_.get(), n_, k_, n_, nullptr);
-        const GemmCall call{a_.get(), k_, rows_, c_.get(), n_};
-        Alone alone;
-        double shortest = 1e30;
-        for (int run = 0; run < 6; ++run) {
-            const auto before = Clock::now();
-            gemm.run(call, alone);
-            const double took = Seconds(Clock::now() - before).count();
-            if (run > 0) shortest = std::min(shortest, took);  // the first warms the caches
-            if (took > 0.01 && run > 0) break;
-        }
-        if (shortest < best_s_ * 0.99) {
-            best_s_ = shortest;
-            best_ = plan;
-        }
-    }
+std::vector<GemmPlan> candidates(const DenseKernels& kernels, std::int64_t rows, std::int64_t k, std::int64_t n,
+                                 bool exact) {
+    std::vector<GemmPlan> plans;  // the likeliest first, as time may run out
+    for (const std::int64_t block : {112, 56, 224})
+        for (const bool strassen : {true, false})
+            for (int vectors = kernels.vectors; vectors >= 1; --vectors) {
+                const bool barred = strassen && (exact || !may_halve(rows, k, n));
+                const bool narrow = vectors == 1 && n > kernels.lanes, same = block > rows && block != 112;
+                if (!barred && !narrow && !same) plans.push_back({vectors, block, strassen});
+            }
+    return plans;
+}
 
-    const GemmPlan& best() const { return best_; }
+// What this thread has computed for: another program's turn on the core is not the plan's fault.
+double computing_s() {
+    timespec now{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
+}
 
-private:
-    using Clock = std::chrono::steady_clock;
-    const DenseKernels& kernels_;
-    std::int64_t rows_, k_, n_;
-    double seconds_, best_s_ = 1e30;
-    Clock::time_point start_;
-    Floats a_, b_, c_;
-    GemmPlan best_;
+struct Contender {
+    GemmPlan plan;
+    Gemm gemm;
+    double best_s;
 };
 
+// Interleaved, so that what else the machine does spares none; and each plan finds its weights as a whole network
+// would leave them, pushed out by the others'. After each round those far behind drop out.
 GemmPlan search(const DenseKernels& kernels, std::int64_t rows, std::int64_t k, std::int64_t n, bool exact,
                 double seconds) {
-    Trial trial(kernels, rows, k, n, seconds);
-    GemmPlan first;
-    first.vectors = int(std::min<std::int64_t>(2, round_up(n, kernels.lanes) / kernels.lanes));
-    trial.consider(first);
-    if (!exact && may_halve(rows, k, n)) {
-        first.strassen = true;
-        trial.consider(first);
+    const Floats a = allocate_floats(rows * k), b = allocate_floats(k * n), c = allocate_floats(rows * n);
+    std::fill_n(a.get(), rows * k, 0.5f);
+    std::fill_n(b.get(), k * n, 0.25f);
+    const GemmCall call{a.get(), k, rows, c.get(), n};
+    Alone alone;
+    std::vector<Contender> contenders;
+    const auto start = Clock::now();
+    for (const GemmPlan& plan : candidates(kernels, rows, k, n, exact)) {
+        contenders.push_back({plan, Gemm(kernels, plan, b.get(), n, k, n, nullptr), 1e30});
+        contenders.back().gemm.run(call, alone);  // the first run brings in pages and instructions
+        if (Seconds(Clock::now() - start).count() > seconds / 2) break;
     }
-    for (int vectors = 1; vectors <= kernels.vectors; ++vectors) {
-        GemmPlan plan = trial.best();
-        plan.vectors = vectors;
-        if (vectors != trial.best().vectors) trial.consider(plan);
+    const auto faster = [](const Contender& x, const Contender& y) { return x.best_s < y.best_s; };
+    for (int round = 0; contenders.size() > 1 && round < 64; ++round) {
+        for (Contender& contender : contenders) {
+            const double before = computing_s();
+            contender.gemm.run(call, alone);
+            contender.best_s = std::min(contender.best_s, computing_s() - before);
+        }
+        std::sort(contenders.begin(), contenders.end(), faster);
+        if (Seconds(Clock::now() - start).count() > seconds) break;
+        while (round >= 2 && contenders.back().best_s > 1.05 * contenders.front().best_s) contenders.pop_back();
     }
-    for (const std::int64_t block : {28, 56, 224, 448}) {
-        GemmPlan plan = trial.best();
-        plan.block_rows = block;
-        if (block < 2 * rows) trial.consider(plan);
-    }
-    return trial.best();
+    return contenders.front().plan;
 }
 
 }  // namespace
@@ -85,12 +83,14 @@ GemmPlan find_plan(const DenseKernels& kernels, std::int64_t rows, std::int64_t 
     static std::mutex mutex;
     static std::map<Key, GemmPlan> found;
     if (rows <= 0 || k <= 0 || n <= 0) return {};
-    rows = std::min<std::int64_t>(rows, 1024);  // what holds for these holds for more
+    rows = std::min(rows, most_trial_rows);
+    const std::int64_t trial_k = std::min(k, most_trial_k), trial_n = std::min(n, most_trial_n);
     const std::lock_guard<std::mutex> lock(mutex);  // one at a time, too, so that no search disturbs another
     const Key key{kernels.name, rows, k, n, exact};
     const auto known = found.find(key);
     if (known != found.end()) return known->second;
-    return found[key] = search(kernels, rows, k, n, exact, seconds);
+    exact = exact || !may_halve(rows, k, n);
+    return found[key] = search(kernels, rows, trial_k, trial_n, exact, seconds);
 }
 
 }  // namespace raceline

@@ -65,7 +65,7 @@ class Linear:
         kernels: str = "",
         exact: bool = False,
         plan: tuple[int, int, bool] | None = None,
-        seconds: float = 0.05,
+        seconds: float = 0.1,
     ) -> None:
         """Pack a constant weight.
 
