@@ -1,5 +1,12 @@
 """Raceline's compiled kernels (sources: native/); use them through the rooms that own them."""
 
+from typing import Any
+
+import numpy as np
+
+_Floats = np.ndarray[Any, np.dtype[np.float32]]
+_Norm = tuple[_Floats, _Floats | None, float]  # scale, shift, epsilon
+
 def instruction_sets() -> list[str]:
     """Those the CPU has and the operating system lets a program use: /proc/cpuinfo's names, ARM's words."""
 
@@ -38,4 +45,131 @@ def measure_triad_bytes_per_s(size_bytes: int, cpus: list[int]) -> float:
 
     Raises:
         MemoryError: there is not enough memory.
+    """
+
+def dense_kernels() -> list[str]:
+    """The sets of dense kernels that this CPU can run, best first: avx512, avx2, plain.
+
+    Wherever `kernels` names one of them, the empty string means the best.
+    """
+
+class Linear:
+    """activation(norm(x) weight + bias) + residual, then perhaps normalised, with a constant weight."""
+
+    def __init__(
+        self,
+        weight: _Floats,
+        bias: _Floats | None = None,
+        *,
+        rows: int,
+        kernels: str = "",
+        exact: bool = False,
+        plan: tuple[int, int, bool] | None = None,
+        seconds: float = 0.1,
+    ) -> None:
+        """Pack a constant weight.
+
+        Args:
+            weight: (k, n), copied.
+            bias: (n), copied.
+            rows: of x, most often; any number may come.
+            exact: leave out Strassen's algorithm, whose error grows with the largest element of a matrix
+                rather than with each one.
+            kernels: see `dense_kernels`.
+            plan: vectors of a tile, rows of a block, Strassen; where None, the fastest that is found.
+            seconds: to look for it, about.
+
+        Raises:
+            ValueError: shapes or plan do not fit.
+            KeyError: this CPU has no such kernels.
+            MemoryError: there is not enough memory.
+        """
+
+    def run(
+        self,
+        x: _Floats,
+        out: _Floats,
+        *,
+        residual: _Floats | None = None,
+        activation: str = "",
+        before: _Norm | None = None,
+        after: _Norm | None = None,
+        threads: int = 1,
+    ) -> None:
+        """Compute; the last axes must be contiguous.
+
+        Args:
+            x: (rows, k)
+            out: (rows, n), overwritten.
+            residual: (rows, n), may be `out` itself.
+            activation: "", "relu", "gelu", "gelu_tanh" or "silu".
+            before: layer normalisation of x's rows.
+            after: layer normalisation of the result's rows.
+            threads: made for this call; the numbers do not depend on them.
+
+        Raises:
+            ValueError: shapes or strides do not fit, or there is no such activation.
+        """
+
+    @property
+    def plan(self) -> tuple[int, int, bool]:
+        """Vectors of a tile, rows of a block, Strassen."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the packed weight."""
+
+def attention(
+    q: _Floats,
+    k: _Floats,
+    v: _Floats,
+    out: _Floats,
+    mask: _Floats | None = None,
+    *,
+    scale: float,
+    threads: int = 1,
+    kernels: str = "",
+) -> None:
+    """Set out = softmax(q k^T * scale + mask) v; only the last axes need be contiguous.
+
+    Args:
+        q: (batch, heads, queries, depth)
+        k: (batch, heads, keys, depth)
+        v: (batch, heads, keys, value depth)
+        out: (batch, heads, queries, value depth)
+        mask: (batch or 1, heads or 1, queries or 1, keys)
+        scale: of the scores; may be negative.
+        threads: made for this call.
+        kernels: see `dense_kernels`.
+
+    Raises:
+        ValueError: shapes or strides do not fit.
+        KeyError: this CPU has no such kernels.
+        MemoryError: there is not enough memory.
+    """
+
+def layer_norm(
+    x: _Floats,
+    out: _Floats,
+    scale: _Floats,
+    shift: _Floats | None = None,
+    *,
+    epsilon: float,
+    kernels: str = "",
+) -> None:
+    """Normalise each row of x (rows, columns) to mean 0 and variance 1, then scale and shift it.
+
+    Raises:
+        ValueError: shapes or strides do not fit.
+        KeyError: this CPU has no such kernels.
+    """
+
+def apply(function: str, x: _Floats, out: _Floats, *, kernels: str = "") -> None:
+    """Elementwise exp, erf, tanh, relu, gelu, gelu_tanh or silu of a vector.
+
+    exp below -87.3 is zero, not denormal.
+
+    Raises:
+        ValueError: lengths differ, or there is no such function.
+        KeyError: this CPU has no such kernels.
     """
