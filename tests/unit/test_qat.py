@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from raceline import engines
+from raceline import engines, zoo
 from raceline.convert import qat
 from raceline.convert.quantise import Observed, Scheme
 from raceline.core.errors import BadModelError, ConfigError, ShapeError
-from raceline.ir import Bundle, run_reference
+from raceline.ir import Bundle, run_reference, to_proto
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'raceline[train]'")
 from torch import nn  # noqa: E402
@@ -394,8 +394,33 @@ def test_one_layer_is_exported_to_the_bit():
     windows = np.lib.stride_tricks.sliding_window_view(whole, (3, 3), axis=(2, 3))
     sums = np.einsum("bchwij,ocij->bohw", windows, small.numpy().astype(np.int64))
     products = step.numpy().astype(np.float64) * scale
-    sums = sums + np.rint(bias.numpy() / products).astype(np.int64)[:, None, None]
-    np.testing.assert_allclose(found, np.maximum(sums * products[:, None, None], 0), atol=1e-5)
+    exact = sums * products[:, None, None] + bias.numpy()[:, None, None]
+    np.testing.assert_allclose(found, np.maximum(exact, 0), atol=1e-5)
+
+
+def test_convolutions_and_linear_layers_run_in_whole_numbers(tmp_path):
+    import onnx
+    import onnxruntime
+
+    module = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 5)
+    ).eval()
+    student = qat.prepare(module, (torch.rand(2, 1, 8, 8),))
+    qat.calibrate(student, [pictures()])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(to_proto(qat.to_onnx(student)).SerializeToString(), options)
+    found = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert found.count("QLinearConv") == 2 and "QGemm" in found and "Conv" not in found
+
+
+def test_no_place_of_a_source_file_is_exported():
+    program = qat.to_onnx(calibrated()).program
+    text = to_proto(qat.to_onnx(calibrated())).SerializeToString()
+    assert b".py" not in text and b"stack_trace" not in text
+    assert not any(node.metadata_props for node in program.graph.all_nodes())
 
 
 def test_weights_that_are_not_finite_are_not_exported():
@@ -449,6 +474,23 @@ def test_a_size_that_cannot_be_reached_is_told():
     assert all(layer.bits == 4 for name, layer in student.layers.items() if name in result.layers)
     with pytest.raises(ConfigError, match="impossible"):
         qat.fewer_bits(student, pictures(), 0)
+
+
+@pytest.mark.slow
+def test_digits_are_read_as_well_in_a_quarter_of_the_bytes():
+    data = zoo.data("digits")
+    learned = zoo.train("resnet18_small", data, epochs=12, seed=0)
+    student = qat.prepare(learned.model, (torch.from_numpy(data.train.items[:2]),))
+    qat.calibrate(student, [data.train.items[:512]])
+    full_bytes = 4 * 701_178
+    made = qat.fewer_bits(student, data.train.items[:256], full_bytes * 24 // 100, name="resnet18_small")
+    recipe = qat.Recipe(epochs=5)
+    qat.fit(student, *data.train, recipe=recipe, teacher=learned.model, validation=data.validation)
+    model = qat.to_onnx(student, name="resnet18_small", output_names=["logits"])
+    assert made.met and qat.bundle_bytes(model) <= full_bytes * 0.25
+    session = engines.load("onnxruntime").load(model, engines.Options())
+    found = session.run({model.signature.inputs[0].name: data.test.items})["logits"]
+    assert (found.argmax(1) == data.test.labels).mean() >= learned.test_accuracy - 0.01
 
 
 def test_without_torch_the_message_says_what_to_install():

@@ -18,6 +18,9 @@ PUBLISHED = {
     "yolov8n": (3_157_200, 8.7 / 4),  # published at 640 pixels
     "vit_tiny": (5_717_416, 2.15),
     "minilm_l6": (22_713_216, 2.72),
+    # Published blocks at our own widths: as built, and the first counted anew below.
+    "resnet18_small": (701_178, 0.0153),
+    "mobilenet_v2_small": (590_122, 0.0090),
 }
 
 
@@ -62,6 +65,15 @@ def test_a_model_works_as_much_as_published(name, torch):
     layers = counts.get("aten.convolution", 0) + counts.get("aten.addmm", 0)
     assert layers / 1e9 == pytest.approx(PUBLISHED[name][1], abs=0.006, rel=0.006)
     assert entry.gflop == pytest.approx(layers / 1e9, abs=0.006)
+
+
+def test_the_small_resnet_has_the_blocks_of_the_large_one(torch):
+    total, wide_in = 9 * 16 + 2 * 16, 16
+    for width in (16, 32, 64, 128):
+        total += 9 * width * (wide_in + 3 * width) + 4 * 2 * width
+        total += wide_in * width + 2 * width if wide_in != width else 0
+        wide_in = width
+    assert total + 128 * 10 + 10 == entry_of("resnet18_small").parameters
 
 
 def test_the_seed_decides_all_weights_and_nothing_else_moves(torch):

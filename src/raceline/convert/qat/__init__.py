@@ -187,7 +187,7 @@ def to_onnx(
 ) -> Model:
     """The trained module as QDQ in standard ONNX, which computes what the module computes within rounding.
 
-    Weights are int8 with a scale a channel, biases int32, activations as the scheme says.
+    Weights are int8 with a scale a channel, biases float32, activations as the scheme says.
 
     Args:
         module: calibrated; stays as it is.

@@ -38,6 +38,9 @@ def trained(
 ) -> History:
     """See `raceline.convert.qat.fit`."""
     data = _as_tensors(items, labels)
+    pictures = items.ndim == 4
+    if pictures:  # depthwise layers train in half the time so
+        module.to(memory_format=torch.channels_last)
     optimiser = _optimiser(module, recipe)
     steps = math.ceil(len(items) / recipe.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs * steps)
@@ -63,6 +66,8 @@ def trained(
     if best is not None:
         module.load_state_dict(best[2])
         history.kept = best[1]
+    if pictures:
+        module.to(memory_format=torch.contiguous_format)
     module.train(mode)
     return history
 
