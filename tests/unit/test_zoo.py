@@ -32,6 +32,9 @@ PUBLISHED = {
     "fast_depth": (3_960_930, 1.473),
     "pilotnet": (252_219, 2 * 0.0269),
     "conditional_imitation": (6_966_125, 0.333),
+    # Published blocks at our own widths: as built, and the first counted anew below.
+    "resnet18_small": (701_178, 0.0153),
+    "mobilenet_v2_small": (590_122, 0.0090),
 }
 # What the papers print, where they round: (parameters, GFLOP, how far ours may be off). FastDepth counts no
 # BatchNorm; Fast-SCNN's table leaves its pyramid pooling to the reader; its GFLOP are not printed.
@@ -109,6 +112,15 @@ def test_a_model_is_as_large_as_its_paper_says(name, torch):
     entry, (parameters, gflop, near) = entry_of(name), ROUNDED[name]
     assert entry.parameters == pytest.approx(parameters, rel=near)
     assert gflop is None or entry.gflop == pytest.approx(gflop, rel=near)
+
+
+def test_the_small_resnet_has_the_blocks_of_the_large_one(torch):
+    total, wide_in = 9 * 16 + 2 * 16, 16
+    for width in (16, 32, 64, 128):
+        total += 9 * width * (wide_in + 3 * width) + 4 * 2 * width
+        total += wide_in * width + 2 * width if wide_in != width else 0
+        wide_in = width
+    assert total + 128 * 10 + 10 == entry_of("resnet18_small").parameters
 
 
 def test_the_seed_decides_all_weights_and_nothing_else_moves(torch):

@@ -17,6 +17,7 @@ import numpy as np
 from raceline.convert.graph import Array, constant
 from raceline.core.errors import BadModelError, UnsupportedOperatorError
 from raceline.ir import Model, operators
+from raceline.ir.packed import widened
 from raceline.ir.serialise import inlined
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def symmetric(model: Model) -> Model:
         UnsupportedOperatorError: nodes whose quantisation is another one, all of them, each with its reason.
         BadModelError: nothing in the model is quantised.
     """
-    run = _Symmetric(inlined(model.program))
+    run = _Symmetric(inlined(widened(model).program))
     nodes = [node for graph in run.program.graphs() for node in graph]
     quantised = [node for node in nodes if node.op_type in {_QUANTISE, _DEQUANTISE} | _WHOLE_NUMBERED]
     if not quantised:

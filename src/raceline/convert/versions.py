@@ -19,6 +19,8 @@ from raceline.core.errors import BadModelError, UnsupportedOperatorError
 from raceline.ir import Model, check, operators
 from raceline.ir.infer import MOST_CONSTANT_ELEMENTS
 from raceline.ir.load import PARSE_FAILURES, root_cause
+from raceline.ir.packed import OPSET as PACKED_OPSET
+from raceline.ir.packed import widened
 from raceline.ir.serialise import inlined
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def with_opset(model: Model, opset: int) -> Model:
     old = model.program.opset_imports.get("", 1)
     if old == opset:
         return model
-    program = inlined(model.program)
+    program = inlined(widened(model).program if opset < PACKED_OPSET else model.program)
     infer(program)
     forget_probes(program)
     change = _Change(program, old, opset)

@@ -26,6 +26,7 @@ from raceline.core.process import Growth, silenced
 from raceline.core.units import GIB
 from raceline.engines import Options, Tensors, Tolerance, users
 from raceline.ir import Model, Shapes, Signature, TensorSpec, weights
+from raceline.ir.packed import widened
 from raceline.ir.serialise import write_onnx
 
 description = "MNN, CPU back end"
@@ -67,7 +68,7 @@ def load(model: Model, options: Options) -> "_Session":
     _runtime()  # whose own memory is not the session's
     growth = Growth()
     with growth.measured(), tempfile.TemporaryDirectory(prefix="raceline-") as folder:
-        path = _convert(model, Path(folder))
+        path = _convert(widened(model), Path(folder))
         kind = _ModuleNet if _has_control_flow(model) else _SessionNet
         nets = [kind(path, model.signature, options.threads) for _ in range(options.streams)]
         session = _Session(model.signature, nets, growth)

@@ -20,6 +20,7 @@ from raceline.core.errors import (
 from raceline.core.process import Growth
 from raceline.engines import Options, Tensors, Tolerance
 from raceline.ir import Model, weights
+from raceline.ir.packed import widened
 from raceline.ir.serialise import IR_VERSION_CAP, inlined, to_proto
 
 description = "ONNX Runtime, CPU provider"
@@ -151,7 +152,7 @@ def _open(model: Model, settings: Any) -> tuple[Any, list[Any]]:
     """
     import onnx_ir
 
-    program = inlined(model.program)
+    program = inlined(widened(model).program)
     program.ir_version = min(program.ir_version, IR_VERSION_CAP)
     held = {}
     for value, tensor in list(weights.initializers(program)):

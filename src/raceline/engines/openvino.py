@@ -26,6 +26,7 @@ from raceline.core.process import Growth
 from raceline.core.units import GIB
 from raceline.engines import Options, Tensors, Tolerance, users
 from raceline.ir import Model, Signature, weights
+from raceline.ir.packed import widened
 from raceline.ir.serialise import to_proto, write_onnx
 
 description = "OpenVINO, CPU plug-in"
@@ -64,7 +65,7 @@ def load(model: Model, options: Options) -> "_Session":
     _core()  # whose own memory is not the session's
     growth = Growth()
     with growth.measured(), _refusals_explained(model):
-        network = _read(model)
+        network = _read(widened(model))
         if options.shapes:
             names = _input_names(network, model.signature)
             network.reshape({i: list(options.shapes[name]) for i, name in enumerate(names)})

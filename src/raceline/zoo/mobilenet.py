@@ -1,5 +1,7 @@
 """MobileNetV2 and MobileNetV3-Large: inverted residuals with depthwise convolutions, for small CPUs.
 
+`mobilenet_v2_small` has the same blocks at half the width, for grey pictures of 8 to 32 pixels a side.
+
 Letters: B batch, C channels, H height, W width.
 """
 
@@ -8,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from raceline.ir import Values
-from raceline.zoo import Entry, Published, image_input
+from raceline.zoo import Entry, Published, grey_input, image_input
 
 
 class Block(NamedTuple):
@@ -32,6 +34,8 @@ class Recipe(NamedTuple):
     activation: type[nn.Module]
     norm_eps: float
     dropout: float = 0.2
+    channels: int = 3
+    num_classes: int = 1000
 
 
 def _round_to_8(channels: float) -> int:
@@ -90,12 +94,15 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """Stem, inverted residuals, a wide 1x1 convolution, mean over the picture, 1000 classes."""
+    """Stem, inverted residuals, a wide 1x1 convolution, mean over the picture, scores of classes."""
 
-    def __init__(self, recipe: Recipe, num_classes: int = 1000) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         eps, activation = recipe.norm_eps, recipe.activation
-        layers: list[nn.Module] = [*_conv(3, recipe.stem, 3, eps, stride=2), activation(inplace=True)]
+        layers: list[nn.Module] = [
+            *_conv(recipe.channels, recipe.stem, 3, eps, stride=2),
+            activation(inplace=True),
+        ]
         wide_in = recipe.stem
         for block in recipe.blocks:
             layers.append(InvertedResidual(wide_in, block, eps))
@@ -108,19 +115,21 @@ class MobileNet(nn.Module):
         for width in recipe.head:
             head += [nn.Linear(wide_in, width), activation(inplace=True)]
             wide_in = width
-        self.classify = nn.Sequential(*head, nn.Dropout(recipe.dropout), nn.Linear(wide_in, num_classes))
+        self.classify = nn.Sequential(
+            *head, nn.Dropout(recipe.dropout), nn.Linear(wide_in, recipe.num_classes)
+        )
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, classes) of normalised RGB pictures (B, 3, H, W)."""
+        """Logits (B, classes) of normalised pictures (B, C, H, W)."""
         return self.classify(self.pool(self.features(images_BCHW)).flatten(1))
 
 
-def _v2_blocks() -> tuple[Block, ...]:
-    """Table 2 of the paper: (expansion, channels, repeats, stride of the first)."""
-    table = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
-             (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))  # fmt: skip
-    blocks, wide_in = [], 32
-    for expansion, wide_out, repeats, stride in table:
+def _v2_blocks(width: float = 1.0, strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)) -> tuple[Block, ...]:
+    """Table 2 of the paper: (expansion, channels, repeats), and the stride of each row's first block."""
+    table = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
+    blocks, wide_in = [], _round_to_8(32 * width)
+    for (expansion, channels, repeats), stride in zip(table, strides, strict=True):
+        wide_out = _round_to_8(channels * width)
         for index in range(repeats):
             blocks.append(Block(expansion * wide_in, wide_out, 3, 1 if index else stride))
             wide_in = wide_out
@@ -153,6 +162,12 @@ def mobilenet_v2() -> MobileNet:
     return MobileNet(Recipe(32, _v2_blocks(), 1280, (), nn.ReLU6, norm_eps=1e-5))
 
 
+def mobilenet_v2_small() -> MobileNet:
+    """MobileNetV2 at width 0.5, which halves small grey pictures four times instead of five."""
+    blocks = _v2_blocks(0.5, strides=(1, 2, 2, 1, 1, 2, 1))
+    return MobileNet(Recipe(16, blocks, 640, (), nn.ReLU6, norm_eps=1e-5, channels=1, num_classes=10))
+
+
 def mobilenet_v3_large() -> MobileNet:
     """MobileNetV3-Large at width 1.0."""
     return MobileNet(Recipe(16, _V3_LARGE_BLOCKS, 960, (1280,), nn.Hardswish, norm_eps=1e-3))
@@ -171,4 +186,8 @@ MODELS = (
           source="Howard et al., Searching for MobileNetV3, ICCV 2019",
           build=mobilenet_v3_large,
           published=Published("top-1 accuracy", "ImageNet-1k", 0.74042, _CHECKPOINTS)),
+    Entry("mobilenet_v2_small", "classify", (grey_input(28),), ("logits",), parameters=590_122,
+          gflop=0.009,
+          source="Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018",
+          build=mobilenet_v2_small),
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """ResNet-18 to ResNet-152: the residual networks of He et al. 2016, stride in the 3x3 convolution (v1.5).
 
+`resnet18_small` has the same blocks at a quarter of the width, for grey pictures of 8 to 32 pixels a side.
+
 Letters: B batch, C channels, H height, W width.
 """
 
@@ -8,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from raceline.ir import Values
-from raceline.zoo import Entry, Published, image_input
+from raceline.zoo import Entry, Published, grey_input, image_input
 
 
 def _conv_norm(wide_in: int, wide_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -50,22 +52,27 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, four stages of residual blocks, mean over the picture, 1000 classes.
+    """Stem, four stages of residual blocks, mean over the picture, scores of classes.
 
     Args:
         depths: blocks of each stage.
         bottleneck: three-convolution blocks, four times wider outside than inside.
+        num_classes: how many scores.
+        small: for small grey pictures: a 3x3 stem that halves them once, and a quarter of the width.
     """
 
-    def __init__(self, depths: tuple[int, ...], bottleneck: bool, num_classes: int = 1000) -> None:
+    def __init__(
+        self, depths: tuple[int, ...], bottleneck: bool, num_classes: int = 1000, small: bool = False
+    ) -> None:
         super().__init__()
         branch, growth = (_bottleneck_branch, 4) if bottleneck else (_plain_branch, 1)
-        self.stem = nn.Sequential(
-            _conv_norm(3, 64, 7, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)
-        )
-        blocks, wide_in = [], 64
+        first = 16 if small else 64
+        stem = _conv_norm(1, first, 3, stride=2) if small else _conv_norm(3, first, 7, stride=2)
+        pool = () if small else (nn.MaxPool2d(3, 2, padding=1),)
+        self.stem = nn.Sequential(stem, nn.ReLU(inplace=True), *pool)
+        blocks, wide_in = [], first
         for stage, depth in enumerate(depths):
-            width = 64 << stage
+            width = first << stage
             for index in range(depth):
                 stride = 2 if stage and not index else 1
                 inner = branch(wide_in, width, stride)
@@ -76,7 +83,7 @@ class ResNet(nn.Module):
         self.classify = nn.Linear(wide_in, num_classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, classes) of normalised RGB pictures (B, 3, H, W)."""
+        """Logits (B, classes) of normalised pictures (B, C, H, W)."""
         features_BC = self.pool(self.stages(self.stem(images_BCHW))).flatten(1)
         return self.classify(features_BC)
 
@@ -105,4 +112,7 @@ MODELS = (
     _entry((3, 4, 6, 3), True, 25_557_032, 8.18, 0.76130),
     _entry((3, 4, 23, 3), True, 44_549_160, 15.6, 0.77374),
     _entry((3, 8, 36, 3), True, 60_192_808, 23.03, 0.78312),
-)
+    Entry("resnet18_small", "classify", (grey_input(28),), ("logits",), parameters=701_178, gflop=0.015,
+          source=_PAPER,
+          build=partial(ResNet, (2, 2, 2, 2), bottleneck=False, num_classes=10, small=True)),
+)  # fmt: skip

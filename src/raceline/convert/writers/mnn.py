@@ -13,6 +13,7 @@ from raceline.convert.example import model_from_text
 from raceline.core.errors import BadModelError
 from raceline.engines import Tolerance
 from raceline.ir import Model
+from raceline.ir.packed import widened
 
 description = "MNN (.mnn); weights over 1 GiB in a file beside it"
 extension = ".mnn"
@@ -48,7 +49,7 @@ def write(model: Model, path: Path, *, fp16: bool = False) -> list[Path]:
             "Choose another format.",
         )
     with placing.workshop(path) as folder:
-        made = runtimes.converted(model, "mnn", folder, fp16=fp16)
+        made = runtimes.converted(widened(model), "mnn", folder, fp16=fp16)
         if len(made) == 1:
             return [placing.place(made[0], path)]
         return placing.place_pair(made[0], made[1], path, path.with_name(f"{path.name}.weight"))
