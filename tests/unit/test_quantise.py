@@ -196,6 +196,30 @@ def test_every_layer_reads_whole_numbers():
             )
 
 
+def test_openvino_gets_pairs_that_are_neighbours_where_the_layer_reads():
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N, 8, 8, 3] x, float[4, 3, 3, 3] w) => (float[N, 4, 6, 6] y) {
+            s = Sigmoid(x)
+            t = Transpose<perm = [0, 3, 1, 2]>(s)
+            y = Conv(t, w)
+        }"""
+    model = batched(model_from_text(text, w=(4, 3, 3, 3)))
+    rows = {"x": np.random.default_rng(0).standard_normal((8, 8, 8, 3)).astype(np.float32)}
+    some = quantise.from_arrays(model.signature, rows, batch=4)
+
+    def made(scheme):
+        planned = quantise.plan(model, scheme)
+        return quantise.quantise(planned, observe(planned.model, some, planned.values), scheme)
+
+    assert ops(made(quantise.Scheme(results=True))).index("QuantizeLinear") < 2  # then moves 8-bit elements
+    here = [
+        op
+        for op in ops(made(quantise.Scheme(results=False)))
+        if "Linear" in op or op in {"Transpose", "Conv"}
+    ]
+    assert here[:3] == ["Transpose", "QuantizeLinear", "DequantizeLinear"]
+
+
 @pytest.mark.parametrize("keep", [(), ("Conv_0",), ("Conv_2",), ("MatMul_7",), ("Conv_0", "MatMul_7")])
 def test_graphs_are_sound_whatever_is_kept(keep):
     model, scheme = classifier(), quantise.Scheme(results=True)

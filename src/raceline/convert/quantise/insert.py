@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 _LEAST_OPSET = 13  # the first in which scales may follow an axis
 _FLOWING = ("Add", "AveragePool", "Concat", "GlobalAveragePool", "Mul")
 """Operators that ONNX Runtime has 8-bit kernels for; worth it where all that they read is quantised already."""
-_TIDYING = ("move_quantisation", "cancel_quantisation", "merge_common_subexpressions", "remove_dead_code")
+_TIDYING = ("cancel_quantisation", "merge_common_subexpressions", "remove_dead_code")
 _INT32 = np.iinfo(np.int32)
 
 
@@ -91,13 +91,16 @@ def quantise(
     if not layers:
         raise BadModelError(f"nothing is left to quantise in {made.name}", "every layer is to be kept")
     values = _values(scope.graph, layers, scheme)
-    writer = _Writer(scope, scheme, observed, {value: _origin(value) for value in values})
+    origins = {value: _origin(value) if scheme.results else value for value in values}
+    writer = _Writer(scope, scheme, observed, origins)
     for value in values:
         writer.activation(value)
     for layer in layers:
         writer.weights(layer)
     kept = f", {len(planned.layers) - len(layers)} kept in floating point" if keep else ""
-    result, _ = optimise(made, passes=_TIDYING)
+    # OpenVINO only knows a pair whose halves are neighbours; ONNX Runtime rearranges what is in 8 bits already.
+    moving = ("move_quantisation",) if scheme.results else ()
+    result, _ = optimise(made, passes=(*moving, *_TIDYING))
     return replace(result, provenance=made.provenance).with_step(
         f"quantised {len(layers)} layers to {scheme.weight_bits}-bit weights and {scheme.activations} "
         f"activations, ranges by {scheme.method}{kept}"
@@ -128,7 +131,8 @@ def _values(graph: ir.Graph, layers: Iterable[Layer], scheme: Scheme) -> list[ir
             value = layer.node.inputs[place]
             assert value is not None
             found[value] = None
-            found[_origin(value)] = None
+            if scheme.results:
+                found[_origin(value)] = None
         if scheme.results and is_op(layer.node, "Conv"):
             found[layer.result] = None
     if scheme.results:
