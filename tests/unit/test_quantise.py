@@ -220,6 +220,18 @@ def test_openvino_gets_pairs_that_are_neighbours_where_the_layer_reads():
     assert here[:3] == ["Transpose", "QuantizeLinear", "DequantizeLinear"]
 
 
+@pytest.mark.parametrize(
+    "last", ["y = Conv(x, w)", "c = Conv(x, w)\n y = Add(c, c)", "c = Conv(x, w)\n y = Relu(c)"]
+)
+def test_outputs_that_nothing_reads_stay_as_they_are(last):
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+        net (float[N, 3, 8, 8] x, float[4, 3, 3, 3] w) => (float[N, 4, 6, 6] y) {{ {last} }}"""
+    model = batched(model_from_text(text, w=(4, 3, 3, 3)))
+    made = quantised(model, quantise.Scheme(results=True))
+    check(made)
+    assert apart_from(made, model, {"x": data(8, seed=9)}) < 0.05
+
+
 @pytest.mark.parametrize("keep", [(), ("Conv_0",), ("Conv_2",), ("MatMul_7",), ("Conv_0", "MatMul_7")])
 def test_graphs_are_sound_whatever_is_kept(keep):
     model, scheme = classifier(), quantise.Scheme(results=True)

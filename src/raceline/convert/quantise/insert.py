@@ -137,7 +137,7 @@ def _values(graph: ir.Graph, layers: Iterable[Layer], scheme: Scheme) -> list[ir
             found[layer.result] = None
     if scheme.results:
         _flow(graph, found)
-    return list(found)
+    return [value for value in found if any(use.node.graph is graph for use in value.uses())]
 
 
 def _origin(value: ir.Value) -> ir.Value:
