@@ -229,7 +229,7 @@ def test_outputs_that_nothing_reads_stay_as_they_are(last):
     model = batched(model_from_text(text, w=(4, 3, 3, 3)))
     made = quantised(model, quantise.Scheme(results=True))
     check(made)
-    assert apart_from(made, model, {"x": data(8, seed=9)}) < 0.05
+    assert apart_from(made, model, {"x": data(8, seed=9)}) < 0.1
 
 
 @pytest.mark.parametrize("keep", [(), ("Conv_0",), ("Conv_2",), ("MatMul_7",), ("Conv_0", "MatMul_7")])
