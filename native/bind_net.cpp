@@ -54,14 +54,15 @@ void add_convolution(Net& net, int x, int y, const Weights& weights, const std::
     s.epilogue.first = function_of(first), s.epilogue.second = function_of(second);
     s.epilogue.has_residual = residual >= 0;
     if (residual >= 0) s.epilogue.residual = net.value(residual);
-    if (groups < 1 || std::int64_t(weights.shape(0)) != s.y.c || std::int64_t(weights.shape(1)) * groups != s.x.c)
+    if (groups < 1 || std::int64_t(weights.shape(0)) != s.y.c ||
+        std::int64_t(weights.shape(1)) * groups != s.x.c)
         throw BadNet("weights do not fit");
     if (bias && std::int64_t(bias->shape(0)) != s.y.c) throw BadNet("a bias does not fit");
     net.add_convolution(s, weights.data(), bias ? bias->data() : nullptr);
 }
 
-void add_pool(Net& net, int x, int y, bool is_max, bool count_padding, const Pair& kernel, const Pair& strides,
-              const Pair& dilations, const Four& pads) {
+void add_pool(Net& net, int x, int y, bool is_max, bool count_padding, const Pair& kernel,
+              const Pair& strides, const Pair& dilations, const Four& pads) {
     net.add(make_pool({net.value(x), net.value(y), kernel[0], kernel[1], strides[0], strides[1], dilations[0],
                        dilations[1], pads[0], pads[1], pads[2], pads[3], is_max, count_padding},
                       net.kernels()));
@@ -69,14 +70,16 @@ void add_pool(Net& net, int x, int y, bool is_max, bool count_padding, const Pai
 
 void add_binary(Net& net, int op, int x, int z, bool swapped, int y, const FunctionRow& f) {
     if (op < 0 || op > int(Binary::div)) throw BadNet("there is no such operator");
-    net.add(make_binary(Binary(op), net.value(x), net.value(z), swapped, net.value(y), function_of(f), net.kernels()));
+    net.add(make_binary(Binary(op), net.value(x), net.value(z), swapped, net.value(y), function_of(f),
+                        net.kernels()));
 }
 
 void add_affine(Net& net, int x, int y, const Vector& scale, const Vector& shift, const FunctionRow& f) {
     const std::int64_t channels = net.value(x).c;
     if (std::int64_t(scale.shape(0)) != channels || std::int64_t(shift.shape(0)) != channels)
         throw BadNet("a scale does not fit");
-    net.add(make_affine(net.value(x), net.value(y), scale.data(), shift.data(), function_of(f), net.kernels()));
+    net.add(
+        make_affine(net.value(x), net.value(y), scale.data(), shift.data(), function_of(f), net.kernels()));
 }
 
 // The arrays' memory, once each has as many numbers as the net expects.
@@ -127,35 +130,45 @@ void bind_net(nb::module_& module) {
     using nb::arg;
     module.def("net_kernels", &kernel_sets);
     nb::class_<Net>(module, "Net")
-        .def(nb::init<int, int, const std::string&, std::int64_t>(), arg("threads"), arg("streams"), arg("kernels"),
-             arg("arena_floats"))
+        .def(nb::init<int, int, const std::string&, std::int64_t>(), arg("threads"), arg("streams"),
+             arg("kernels"), arg("arena_floats"))
         .def("value", &add_value, arg("place"), arg("offset"), arg("shape"), arg("image_stride"))
-        .def("convolution", &add_convolution, arg("x"), arg("y"), arg("weights"), arg("bias").none(), arg("strides"),
-             arg("dilations"), arg("pads"), arg("groups"), arg("first"), arg("residual"), arg("second"))
+        .def("convolution", &add_convolution, arg("x"), arg("y"), arg("weights").noconvert(), arg("bias").none().noconvert(),
+             arg("strides"), arg("dilations"), arg("pads"), arg("groups"), arg("first"), arg("residual"),
+             arg("second"))
         .def("pool", &add_pool, arg("x"), arg("y"), arg("is_max"), arg("count_padding"), arg("kernel"),
              arg("strides"), arg("dilations"), arg("pads"))
-        .def("average", [](Net& net, int x, int y) { net.add(make_average(net.value(x), net.value(y), net.kernels())); },
-             arg("x"), arg("y"))
-        .def("apply",
-             [](Net& net, int x, int y, const FunctionRow& f) {
-                 net.add(make_apply(net.value(x), net.value(y), function_of(f), net.kernels()));
-             },
-             arg("x"), arg("y"), arg("function"))
+        .def(
+            "average",
+            [](Net& net, int x, int y) { net.add(make_average(net.value(x), net.value(y), net.kernels())); },
+            arg("x"), arg("y"))
+        .def(
+            "apply",
+            [](Net& net, int x, int y, const FunctionRow& f) {
+                net.add(make_apply(net.value(x), net.value(y), function_of(f), net.kernels()));
+            },
+            arg("x"), arg("y"), arg("function"))
         .def("binary", &add_binary, arg("op"), arg("x"), arg("z"), arg("swapped"), arg("y"), arg("function"))
-        .def("affine", &add_affine, arg("x"), arg("y"), arg("scale"), arg("shift"), arg("function"))
-        .def("copy",
-             [](Net& net, int x, std::int64_t from, int y, std::int64_t to, std::int64_t channels) {
-                 net.add(make_copy(net.value(x), from, net.value(y), to, channels));
-             },
-             arg("x"), arg("from_channel"), arg("y"), arg("to_channel"), arg("channels"))
-        .def("upsample", [](Net& net, int x, int y) { net.add(make_upsample(net.value(x), net.value(y))); }, arg("x"),
-             arg("y"))
-        .def("pack", [](Net& net, int x, int y) { net.add(make_pack(net.value(x), net.value(y))); }, arg("x"), arg("y"))
-        .def("unpack", [](Net& net, int x, int y) { net.add(make_unpack(net.value(x), net.value(y))); }, arg("x"),
-             arg("y"))
-        .def("prepare", &Net::prepare, arg("budget_s"), arg("winograd"), nb::call_guard<nb::gil_scoped_release>())
-        .def("run", &run, arg("inputs"), arg("outputs"))
-        .def("time_steps", &time_steps, arg("inputs"), arg("outputs"), arg("repeats"))
+        .def("affine", &add_affine, arg("x"), arg("y"), arg("scale").noconvert(), arg("shift").noconvert(), arg("function"))
+        .def(
+            "copy",
+            [](Net& net, int x, std::int64_t from, int y, std::int64_t to, std::int64_t channels) {
+                net.add(make_copy(net.value(x), from, net.value(y), to, channels));
+            },
+            arg("x"), arg("from_channel"), arg("y"), arg("to_channel"), arg("channels"))
+        .def(
+            "upsample", [](Net& net, int x, int y) { net.add(make_upsample(net.value(x), net.value(y))); },
+            arg("x"), arg("y"))
+        .def(
+            "pack", [](Net& net, int x, int y) { net.add(make_pack(net.value(x), net.value(y))); }, arg("x"),
+            arg("y"))
+        .def(
+            "unpack", [](Net& net, int x, int y) { net.add(make_unpack(net.value(x), net.value(y))); },
+            arg("x"), arg("y"))
+        .def("prepare", &Net::prepare, arg("budget_s"), arg("winograd"), arg("choice") = -1,
+             nb::call_guard<nb::gil_scoped_release>())
+        .def("run", &run, arg("inputs").noconvert(), arg("outputs").noconvert())
+        .def("time_steps", &time_steps, arg("inputs").noconvert(), arg("outputs").noconvert(), arg("repeats"))
         .def("memory_bytes", &Net::memory_bytes)
         .def("step_names", &Net::step_names);
 }

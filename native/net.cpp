@@ -30,11 +30,29 @@ std::mutex measured_mutex;
 std::string key_of(const ConvSpec& s, const char* kernels, int threads, bool winograd, bool cold) {
     std::string key = kernels;
     const Epilogue& e = s.epilogue;
-    for (std::int64_t number :
-         {std::int64_t(threads), std::int64_t(winograd), std::int64_t(cold), s.x.n, s.x.c, s.x.h, s.x.w, s.y.c, s.y.h,
-          s.y.w, s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.pad_top, s.pad_left,
-          s.groups, std::int64_t(s.x.plain()), std::int64_t(e.first.kind), std::int64_t(e.second.kind),
-          std::int64_t(e.has_residual)})
+    for (std::int64_t number : {std::int64_t(threads),
+                                std::int64_t(winograd),
+                                std::int64_t(cold),
+                                s.x.n,
+                                s.x.c,
+                                s.x.h,
+                                s.x.w,
+                                s.y.c,
+                                s.y.h,
+                                s.y.w,
+                                s.kernel_h,
+                                s.kernel_w,
+                                s.stride_h,
+                                s.stride_w,
+                                s.dilation_h,
+                                s.dilation_w,
+                                s.pad_top,
+                                s.pad_left,
+                                s.groups,
+                                std::int64_t(s.x.plain()),
+                                std::int64_t(e.first.kind),
+                                std::int64_t(e.second.kind),
+                                std::int64_t(e.has_residual)})
         key += " " + std::to_string(number);
     return key;
 }
@@ -56,6 +74,11 @@ const Method& by_rule(const ConvSpec& s, const std::vector<Method>& methods) {
     for (const Method& method : methods)
         if (method.kind != Method::winograd || (method.side == 4 && s.y.h >= 8 && s.y.w >= 8)) return method;
     return methods.front();
+}
+
+Method numbered(const ConvSpec& spec, const Kernels& kernels, bool winograd, int number) {
+    const std::vector<Method> methods = methods_for(spec, kernels, winograd);
+    return methods[std::size_t(number) % methods.size()];
 }
 
 std::int64_t checked_product(std::initializer_list<std::int64_t> factors) {
@@ -99,7 +122,8 @@ Net::Net(int threads, int streams, const std::string& kernels, std::int64_t aren
     : threads_(threads), kernels_(kernels.empty() ? &best_kernels() : kernels_named(kernels.c_str())),
       arena_floats_(arena_floats) {
     constexpr int most = 1024;
-    if (threads < 1 || threads > most || streams < 1 || streams > most) throw BadNet("threads or streams are off");
+    if (threads < 1 || threads > most || streams < 1 || streams > most)
+        throw BadNet("threads or streams are off");
     if (!kernels_) throw BadNet("this CPU has no kernels named " + kernels);
     if (arena_floats < 0) throw BadNet("the arena's size is off");
     for (int i = 0; i < streams; ++i) {
@@ -123,7 +147,8 @@ int Net::add_value(Value v) {
     } else {
         const std::int64_t image = checked_product({v.blocks(), block, v.h, v.w});
         std::int64_t end = checked_product({v.n - 1, v.image_stride});
-        const bool overflows = __builtin_add_overflow(end, image, &end) || __builtin_add_overflow(end, v.offset, &end);
+        const bool overflows =
+            __builtin_add_overflow(end, image, &end) || __builtin_add_overflow(end, v.offset, &end);
         if (v.image_stride < image || v.offset < 0 || overflows || end > arena_floats_)
             throw BadNet("a value lies outside the arena");
     }
@@ -143,21 +168,23 @@ void Net::add(std::unique_ptr<Step> step) {
 
 void Net::add_convolution(const ConvSpec& spec, const float* weights, const float* bias) {
     check_convolution(spec);
-    const std::int64_t count = checked_product({spec.y.c, spec.x.c / spec.groups, spec.kernel_h, spec.kernel_w});
+    const std::int64_t count =
+        checked_product({spec.y.c, spec.x.c / spec.groups, spec.kernel_h, spec.kernel_w});
     Pending pending{steps_.size(), spec, {weights, weights + count}, {}};
     if (bias) pending.bias.assign(bias, bias + spec.y.c);
     add(nullptr);
     pending_.push_back(std::move(pending));
 }
 
-void Net::prepare(double budget_s, bool winograd) {
+void Net::prepare(double budget_s, bool winograd, int choice) {
     if (ready_) throw BadNet("the net is complete");
     const double until = now_s() + budget_s;
     std::int64_t weights = 0;
     for (const Pending& p : pending_) weights += std::int64_t(p.weights.size() * sizeof(float));
     cold_ = weights > cached_weight_bytes;
     for (Pending& p : pending_) {
-        const Method method = choose(p, winograd, until);
+        const Method method =
+            choice < 0 ? choose(p, winograd, until) : numbered(p.spec, *kernels_, winograd, choice);
         steps_[p.place] = make_convolution(p.spec, method, *kernels_, p.weights.data(),
                                            p.bias.empty() ? nullptr : p.bias.data());
         p.weights = {};

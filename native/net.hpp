@@ -1,7 +1,7 @@
 // A convolutional net made ready to run: its values have places in one arena, its steps follow each other.
 //
-// Who builds one (src/raceline/engines/native) has fused operators and chosen the places. What is said here is
-// checked all the same: no step reads or writes outside the arena, an input or an output.
+// Who builds one (src/raceline/engines/native) has fused operators and chosen the places. What is said here
+// is checked all the same: no step reads or writes outside the arena, an input or an output.
 #pragma once
 
 #include <condition_variable>
@@ -146,9 +146,10 @@ class Net {
     int add_value(Value value);  // checked; returns its number
     void add(std::unique_ptr<Step> step);
     void add_convolution(const ConvSpec& spec, const float* weights, const float* bias);
-    // Give every convolution its method, by measuring for about `budget_s` in all; where the time is up, or is
-    // zero, by rules. Winograd changes the last digits, and is tried only where `winograd`.
-    void prepare(double budget_s, bool winograd);
+    // Give every convolution its method, by measuring for about `budget_s` in all; where the time is up, or
+    // is zero, by rules. Winograd changes the last digits, and is tried only where `winograd`. Or by
+    // `choice`, where it is not negative: the method of that number among those there are, counted round.
+    void prepare(double budget_s, bool winograd, int choice = -1);
     void run(const float* const* inputs, float* const* outputs);
 
     const Value& value(int number) const;
@@ -185,7 +186,8 @@ class Net {
     std::vector<Context*> free_;
     std::mutex mutex_;
     std::condition_variable returned_;
-    bool ready_ = false, cold_ = false;  // cold: weights come from memory in each call, for no cache holds them
+    bool ready_ = false,
+         cold_ = false;  // cold: weights come from memory in each call, for no cache holds them
 };
 
 }  // namespace raceline::net

@@ -39,7 +39,8 @@ class Direct : public Step {
            const float* bias)
         : s_(spec), method_(method), kernels_(kernels), source_(spec), bias_(padded_bias(spec, bias)) {
         in_kernel_ = s_.epilogue.within_kernel(low_, high_);
-        const bool is_pointwise = s_.kernel_h == 1 && s_.kernel_w == 1 && s_.stride_h == 1 && s_.stride_w == 1;
+        const bool is_pointwise =
+            s_.kernel_h == 1 && s_.kernel_w == 1 && s_.stride_h == 1 && s_.stride_w == 1;
         over_images_ = s_.y.pixels() == 1 && s_.x.pixels() == 1 && !source_.padded;
         flat_ = is_pointwise && !source_.padded;
         in_stride_ = over_images_ ? s_.x.image_stride : s_.stride_w * source_.pixel;
@@ -57,9 +58,11 @@ class Direct : public Step {
         for (std::int64_t n = 0; n < images; ++n) {
             const float* in = source_.padded ? pad(call, n) : call.at(s_.x, n);
             const std::int64_t all = groups() * rows_ * strips_;
-            const std::int64_t parts = call.pool.threads() == 1 ? 1 : std::min<std::int64_t>(all, 4 * call.pool.threads());
+            const std::int64_t parts =
+                call.pool.threads() == 1 ? 1 : std::min<std::int64_t>(all, 4 * call.pool.threads());
             call.pool.run(parts, [&](std::int64_t part, int) {
-                for (std::int64_t i = all * part / parts; i < all * (part + 1) / parts; ++i) compute(call, n, in, i);
+                for (std::int64_t i = all * part / parts; i < all * (part + 1) / parts; ++i)
+                    compute(call, n, in, i);
             });
         }
     }
@@ -78,7 +81,7 @@ class Direct : public Step {
     struct Group {
         std::int64_t first_block;
         int blocks;
-        std::size_t table;     // where its pairs start
+        std::size_t table;  // where its pairs start
         int pairs;
         std::int64_t weights;  // where its weights start
     };
@@ -107,7 +110,8 @@ class Direct : public Step {
     void pack(const float* weights) {
         std::int64_t total = 0;
         for (std::int64_t b = 0; b < s_.y.blocks(); b += method_.blocks) {
-            Group group{b, int(std::min<std::int64_t>(method_.blocks, s_.y.blocks() - b)), table_.size(), 0, total};
+            Group group{b, int(std::min<std::int64_t>(method_.blocks, s_.y.blocks() - b)), table_.size(), 0,
+                        total};
             std::int64_t count_all = 0;
             each_run(b * block, std::min(s_.y.c, (b + group.blocks) * block),
                      [&](std::int64_t c, std::int64_t count, std::int64_t i, std::int64_t j) {
@@ -140,7 +144,8 @@ class Direct : public Step {
     const float* pad(const Call& call, std::int64_t n) const {
         const float* in = call.at(s_.x, n);
         const std::int64_t left = s_.pad_left * source_.pixel;
-        const std::int64_t inside = std::max<std::int64_t>(0, std::min(s_.x.w * source_.pixel, source_.row - left));
+        const std::int64_t inside =
+            std::max<std::int64_t>(0, std::min(s_.x.w * source_.pixel, source_.row - left));
         call.pool.run(source_.planes(s_), [&](std::int64_t plane, int) {
             float* to = call.scratch + plane * source_.block;
             const float* from = in + plane * s_.x.pixels() * source_.pixel;
@@ -151,7 +156,8 @@ class Direct : public Step {
                     continue;
                 }
                 std::memset(to, 0, sizeof(float) * std::size_t(left));
-                std::memcpy(to + left, from + row * s_.x.w * source_.pixel, sizeof(float) * std::size_t(inside));
+                std::memcpy(to + left, from + row * s_.x.w * source_.pixel,
+                            sizeof(float) * std::size_t(inside));
                 std::memset(to + left + inside, 0, sizeof(float) * std::size_t(source_.row - left - inside));
             }
         });
@@ -160,7 +166,8 @@ class Direct : public Step {
 
     void compute(const Call& call, std::int64_t n, const float* in, std::int64_t index) const {
         const std::int64_t spots = rows_ * strips_;
-        const Group& group = groups_[std::size_t(method_.channels_outside ? index / spots : index % groups())];
+        const Group& group =
+            groups_[std::size_t(method_.channels_outside ? index / spots : index % groups())];
         const std::int64_t spot = method_.channels_outside ? index % spots : index / groups();
         const std::int64_t y = spot / strips_, strip = spot % strips_;
         const std::int64_t x = row_pixels_ * strip / strips_, end = row_pixels_ * (strip + 1) / strips_;
@@ -183,7 +190,8 @@ class Direct : public Step {
             const Value& r = s_.epilogue.residual;
             tile.residual_stride = over_images_ ? r.image_stride : block;
             tile.residual_block_stride = r.plane();
-            residual = call.at(r, n) + group.first_block * r.plane() + y * r.w * block + x * tile.residual_stride;
+            residual =
+                call.at(r, n) + group.first_block * r.plane() + y * r.w * block + x * tile.residual_stride;
         }
         tile.residual = in_kernel_ ? residual : nullptr;
         kernels_.tile[stride_][group.blocks][pixels](tile);
@@ -231,10 +239,12 @@ class Depthwise : public Step {
 
     void run(const Call& call) const override {
         const std::int64_t blocks = s_.x.blocks();
-        const std::int64_t slices = std::clamp<std::int64_t>(2 * call.pool.threads() / (s_.y.n * blocks), 1, s_.y.h);
+        const std::int64_t slices =
+            std::clamp<std::int64_t>(2 * call.pool.threads() / (s_.y.n * blocks), 1, s_.y.h);
         call.pool.run(s_.y.n * blocks * slices, [&](std::int64_t i, int) {
             const std::int64_t slice = i % slices, b = i / slices % blocks, n = i / slices / blocks;
-            for (std::int64_t y = s_.y.h * slice / slices; y < s_.y.h * (slice + 1) / slices; ++y) row(call, n, b, y);
+            for (std::int64_t y = s_.y.h * slice / slices; y < s_.y.h * (slice + 1) / slices; ++y)
+                row(call, n, b, y);
         });
     }
 
@@ -289,7 +299,8 @@ std::vector<std::pair<int, int>> tiles_of(const Kernels& kernels, std::int64_t b
         if (most) found.emplace_back(b, most);
     }
     // The largest tile first: it reads least for what it computes.
-    std::stable_sort(found.begin(), found.end(), [](auto p, auto q) { return p.first * p.second > q.first * q.second; });
+    std::stable_sort(found.begin(), found.end(),
+                     [](auto p, auto q) { return p.first * p.second > q.first * q.second; });
     return found;
 }
 
@@ -309,7 +320,9 @@ std::string Method::text() const {
     if (kind == depthwise) return "depthwise";
     std::string name = kind == direct ? "direct" : "winograd" + std::to_string(side);
     name += " " + std::to_string(blocks * block) + "x" + std::to_string(pixels);
-    return name + (kind == winograd ? " chunk " + std::to_string(chunk) : channels_outside ? " channels" : " pixels");
+    return name + (kind == winograd   ? " chunk " + std::to_string(chunk)
+                   : channels_outside ? " channels"
+                                      : " pixels");
 }
 
 Floats padded_bias(const ConvSpec& spec, const float* bias) {
@@ -324,10 +337,12 @@ void finish(const Kernels& kernels, const Epilogue& epilogue, float* out, const 
 }
 
 void check_convolution(const ConvSpec& s) {
-    const auto positive = {s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.groups};
+    const auto positive = {s.kernel_h,   s.kernel_w,   s.stride_h, s.stride_w,
+                           s.dilation_h, s.dilation_w, s.groups};
     constexpr std::int64_t most = 1 << 20;
     for (std::int64_t number : positive)
-        if (number < 1 || number > most) throw BadNet("a convolution's size, stride, dilation or groups is off");
+        if (number < 1 || number > most)
+            throw BadNet("a convolution's size, stride, dilation or groups is off");
     if (s.pad_top < 0 || s.pad_left < 0 || s.pad_top > most || s.pad_left > most)
         throw BadNet("a convolution's padding is off");
     if (s.x.c % s.groups || s.y.c % s.groups) throw BadNet("groups do not divide the channels");
@@ -349,7 +364,10 @@ std::vector<Method> methods_for(const ConvSpec& s, const Kernels& kernels, bool 
     std::vector<Method> found;
     const std::int64_t reach = s.x.plain() ? s.stride_w : s.stride_w * block;
     const bool one_pixel = s.y.pixels() == 1 && s.x.pixels() == 1;
-    const TileStride stride = one_pixel ? any_stride : reach == block ? dense : reach == 2 * block ? second : any_stride;
+    const TileStride stride = one_pixel            ? any_stride
+                              : reach == block     ? dense
+                              : reach == 2 * block ? second
+                                                   : any_stride;
     const bool whole_blocks = s.groups == 1 || (s.y.c / s.groups) % block == 0;
     const std::int64_t blocks = whole_blocks ? s.y.blocks() / (s.groups > 1 ? s.groups : 1) : 1;
     if (winograd && takes_winograd(s))

@@ -25,10 +25,10 @@ struct Tile {
     const float* in;             // what `groups` counts from, at the first pixel
     const std::int32_t* groups;  // pairs: where neighbouring input numbers start, and how many they are
     int num_groups;
-    std::int64_t in_stride;   // floats between pixels
-    const float* weights;     // [sum of counts][blocks * 16]
-    const float* bias;        // [blocks * 16]
-    const float* residual;    // laid out as `out`; or null
+    std::int64_t in_stride;  // floats between pixels
+    const float* weights;    // [sum of counts][blocks * 16]
+    const float* bias;       // [blocks * 16]
+    const float* residual;   // laid out as `out`; or null
     float* out;
     std::int64_t out_stride;        // floats between pixels
     std::int64_t out_block_stride;  // floats between blocks

@@ -10,7 +10,9 @@ namespace {
 void require(bool fits, const char* what) {
     if (!fits) throw BadNet(what);
 }
-bool same_shape(const Value& x, const Value& y) { return x.n == y.n && x.c == y.c && x.h == y.h && x.w == y.w; }
+bool same_shape(const Value& x, const Value& y) {
+    return x.n == y.n && x.c == y.c && x.h == y.h && x.w == y.w;
+}
 
 // Work that is done for each block of each image: `each(n, block)`.
 class Blockwise : public Step {
@@ -86,8 +88,8 @@ class BinaryStep : public Blockwise {
   public:
     BinaryStep(Binary op, const Value& x, const Value& z, bool swapped, const Value& y, Function f,
                const Kernels& kernels)
-        : Blockwise(x.n, x.blocks()), op_(op), x_(x), z_(z), y_(y), swapped_(swapped), f_(f), kernels_(kernels),
-          is_pixel_(z.pixels() == 1) {}
+        : Blockwise(x.n, x.blocks()), op_(op), x_(x), z_(z), y_(y), swapped_(swapped), f_(f),
+          kernels_(kernels), is_pixel_(z.pixels() == 1) {}
     std::string name() const override { return "element-wise"; }
 
   private:
@@ -107,8 +109,8 @@ class Affine : public Blockwise {
   public:
     Affine(const Value& x, const Value& y, const float* scale, const float* shift, Function f,
            const Kernels& kernels)
-        : Blockwise(x.n, x.blocks()), x_(x), y_(y), scale_(x.blocks() * block), shift_(x.blocks() * block), f_(f),
-          kernels_(kernels) {
+        : Blockwise(x.n, x.blocks()), x_(x), y_(y), scale_(x.blocks() * block), shift_(x.blocks() * block),
+          f_(f), kernels_(kernels) {
         std::copy_n(scale, x.c, scale_.data());
         std::copy_n(shift, x.c, shift_.data());
     }
@@ -137,7 +139,8 @@ class Copy : public Step {
         const std::int64_t step = whole ? block : 1, parts = (channels_ + step - 1) / step;
         // Channels of one block share cache lines, so an image's channels stay in one thread.
         call.pool.run(x_.n, [&](std::int64_t n, int) {
-            for (std::int64_t i = 0; i < parts; ++i) copy(call, n, i * step, std::min(step, channels_ - i * step));
+            for (std::int64_t i = 0; i < parts; ++i)
+                copy(call, n, i * step, std::min(step, channels_ - i * step));
         });
     }
 
@@ -150,7 +153,8 @@ class Copy : public Step {
             std::memcpy(to, from, sizeof(float) * std::size_t(x_.plane()));
             return;
         }
-        for (std::int64_t i = 0; i < x_.plane(); i += block) std::memcpy(to + i, from + i, sizeof(float) * std::size_t(count));
+        for (std::int64_t i = 0; i < x_.plane(); i += block)
+            std::memcpy(to + i, from + i, sizeof(float) * std::size_t(count));
     }
     Value x_, y_;
     std::int64_t from_, to_, channels_;
@@ -184,7 +188,8 @@ class Repack : public Blockwise {
 
   private:
     void each(const Call& call, std::int64_t n, std::int64_t b) const override {
-        const std::int64_t pixels = plain_.pixels(), count = std::min<std::int64_t>(block, plain_.c - b * block);
+        const std::int64_t pixels = plain_.pixels(),
+                           count = std::min<std::int64_t>(block, plain_.c - b * block);
         float* plain = call.at(plain_, n) + b * block * pixels;
         float* blocked = call.at(blocked_, n) + b * blocked_.plane();
         constexpr std::int64_t chunk = 64;  // pixels: small enough to stay in the first cache
@@ -221,7 +226,8 @@ std::unique_ptr<Step> make_pool(const PoolSpec& s, const Kernels& kernels) {
 }
 
 std::unique_ptr<Step> make_average(const Value& x, const Value& y, const Kernels& kernels) {
-    require(!x.plain() && !y.plain() && x.n == y.n && x.c == y.c && y.pixels() == 1, "an average does not fit");
+    require(!x.plain() && !y.plain() && x.n == y.n && x.c == y.c && y.pixels() == 1,
+            "an average does not fit");
     return std::make_unique<Average>(x, y, kernels);
 }
 

@@ -17,7 +17,8 @@ constexpr int most_side = 6;
 std::vector<std::array<double, 3>> filter_rows(int side) {
     if (side == 2) return {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
     const double a = winograd_inner, b = winograd_outer;
-    const double at_zero = a * a * b * b, at_a = 2 * a * a * (a * a - b * b), at_b = 2 * b * b * (b * b - a * a);
+    const double at_zero = a * a * b * b, at_a = 2 * a * a * (a * a - b * b),
+                 at_b = 2 * b * b * (b * b - a * a);
     return {{1 / at_zero, 0, 0},
             {1 / at_a, a / at_a, a * a / at_a},
             {1 / at_a, -a / at_a, a * a / at_a},
@@ -30,18 +31,20 @@ class Winograd : public Step {
   public:
     Winograd(const ConvSpec& spec, const Method& method, const Kernels& kernels, const float* weights,
              const float* bias)
-        : s_(spec), method_(method), kernels_(kernels), bias_(padded_bias(spec, bias)), side_(method.side + 2),
-          points_(side_ * side_), across_((s_.y.w + method.side - 1) / method.side),
+        : s_(spec), method_(method), kernels_(kernels), bias_(padded_bias(spec, bias)),
+          side_(method.side + 2), points_(side_ * side_), across_((s_.y.w + method.side - 1) / method.side),
           down_((s_.y.h + method.side - 1) / method.side), tiles_(s_.y.n * across_ * down_) {
-        in_point_ = s_.x.blocks() * method_.chunk * block + block;  // one more, or points would share cache sets
+        in_point_ =
+            s_.x.blocks() * method_.chunk * block + block;  // one more, or points would share cache sets
         out_point_ = s_.y.blocks() * method_.chunk * block + block;
         for (std::int64_t b = 0; b < s_.x.blocks(); ++b) {
             const std::int64_t count = std::min<std::int64_t>(block, s_.x.c - b * block);
             table_.insert(table_.end(), {std::int32_t(b * method_.chunk * block), std::int32_t(count)});
         }
         weights_ = Floats(points_ * s_.x.c * s_.y.blocks() * block);
+        const auto rows = filter_rows(method_.side);
         for (std::int64_t o = 0; o < s_.y.c; ++o)
-            for (std::int64_t c = 0; c < s_.x.c; ++c) pack(o, c, weights + (o * s_.x.c + c) * 9);
+            for (std::int64_t c = 0; c < s_.x.c; ++c) pack(rows, o, c, weights + (o * s_.x.c + c) * 9);
     }
 
     void run(const Call& call) const override {
@@ -84,17 +87,17 @@ class Winograd : public Step {
         return int(std::min<std::int64_t>(method_.blocks, s_.y.blocks() - group * method_.blocks));
     }
 
-    void pack(std::int64_t o, std::int64_t c, const float* taps) {
-        const auto rows = filter_rows(method_.side);
+    void pack(const std::vector<std::array<double, 3>>& rows, std::int64_t o, std::int64_t c, const float* taps) {
         const std::int64_t group = o / (method_.blocks * block), width = blocks_in(group) * block;
-        float* at = weights_.data() + c * width + o % (method_.blocks * block);
+        const std::int64_t point = s_.y.blocks() * block * s_.x.c;
+        float* at = weights_.data() + weights_of(0, group) + c * width + o % (method_.blocks * block);
+        double half[most_side][3];
         for (std::int64_t i = 0; i < side_; ++i)
-            for (std::int64_t j = 0; j < side_; ++j) {
-                double total = 0;
-                for (int p = 0; p < 3; ++p)
-                    for (int q = 0; q < 3; ++q) total += rows[i][p] * rows[j][q] * double(taps[p * 3 + q]);
-                at[weights_of(i * side_ + j, group)] = float(total);
-            }
+            for (int q = 0; q < 3; ++q)
+                half[i][q] = rows[i][0] * taps[q] + rows[i][1] * taps[3 + q] + rows[i][2] * taps[6 + q];
+        for (std::int64_t i = 0; i < side_; ++i)
+            for (std::int64_t j = 0; j < side_; ++j, at += point)
+                *at = float(half[i][0] * rows[j][0] + half[i][1] * rows[j][1] + half[i][2] * rows[j][2]);
     }
 
     // The tiles of one chunk on their way through a thread's scratch.

@@ -1,5 +1,6 @@
 """Raceline's compiled kernels (sources: native/); use them through the rooms that own them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -173,3 +174,98 @@ def apply(function: str, x: _Floats, out: _Floats, *, kernels: str = "") -> None
         ValueError: lengths differ, or there is no such function.
         KeyError: this CPU has no such kernels.
     """
+
+def net_kernels() -> list[str]:
+    """Names of the kernels for nets that this CPU can run, the fastest first."""
+
+_Function = tuple[int, float, float]
+
+class Net:
+    """A convolutional net made ready to run; values are (images, channels, rows, columns).
+
+    All methods but `run` raise ValueError for what does not fit: sizes, places outside the arena, numbers of
+    values that there are not.
+    """
+
+    def __init__(self, threads: int, streams: int, kernels: str, arena_floats: int) -> None:
+        """`kernels`: a name of `net_kernels`, or empty for the best."""
+
+    def value(self, place: int, offset: int, shape: Sequence[int], image_stride: int) -> int:
+        """Number of a new value: in the arena (place 0), or the next input (1) or output (2)."""
+
+    def convolution(
+        self,
+        x: int,
+        y: int,
+        weights: _Floats,
+        bias: _Floats | None,
+        strides: Sequence[int],
+        dilations: Sequence[int],
+        pads: Sequence[int],
+        groups: int,
+        first: _Function,
+        residual: int,
+        second: _Function,
+    ) -> None:
+        """Set y = second(first(conv(x)) + residual); `pads` at the top and left, `residual` -1 for none."""
+
+    def pool(
+        self,
+        x: int,
+        y: int,
+        is_max: bool,
+        count_padding: bool,
+        kernel: Sequence[int],
+        strides: Sequence[int],
+        dilations: Sequence[int],
+        pads: Sequence[int],
+    ) -> None:
+        """Maximum or average of windows; `pads` at the top, left, bottom and right."""
+
+    def average(self, x: int, y: int) -> None:
+        """Mean of each channel."""
+
+    def apply(self, x: int, y: int, function: _Function) -> None:
+        """An activation alone."""
+
+    def binary(self, op: int, x: int, z: int, swapped: bool, y: int, function: _Function) -> None:
+        """Set y = function(x op z), or z op x; z has x's shape or one pixel."""
+
+    def affine(self, x: int, y: int, scale: _Floats, shift: _Floats, function: _Function) -> None:
+        """Set y = function(x * scale + shift), a number of each for each channel."""
+
+    def copy(self, x: int, from_channel: int, y: int, to_channel: int, channels: int) -> None:
+        """Some channels of x into y."""
+
+    def upsample(self, x: int, y: int) -> None:
+        """Every pixel repeated as often as y is larger."""
+
+    def pack(self, x: int, y: int) -> None:
+        """An input into the arena."""
+
+    def unpack(self, x: int, y: int) -> None:
+        """A value out of the arena."""
+
+    def prepare(self, budget_s: float, winograd: bool, choice: int = -1) -> None:
+        """Choose how each convolution is computed, by measuring for about so long; then the net is complete.
+
+        With a `choice` that is not negative: the method of that number, counted round, for each.
+        """
+
+    def run(self, inputs: Sequence[_Floats], outputs: Sequence[_Floats]) -> None:
+        """Compute, from and into contiguous float32 arrays; from several threads at once.
+
+        Raises:
+            ValueError: an array has another size than its value.
+        """
+
+    def time_steps(
+        self, inputs: Sequence[_Floats], outputs: Sequence[_Floats], repeats: int
+    ) -> list[tuple[str, float]]:
+        """Each step's name and least seconds."""
+
+    def memory_bytes(self) -> int:
+        """Packed weights, arenas and scratch."""
+
+    def step_names(self) -> list[str]:
+        """What each step is, convolutions with the way that was chosen."""

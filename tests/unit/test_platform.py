@@ -191,16 +191,18 @@ def choices(architecture, *sets):
 
 def test_engines_follow_the_instruction_sets():
     avx2 = choices("x86_64", "avx2", "fma")
-    assert list(avx2) == ["mnn", "openvino", "onnxruntime", "reference"]
+    assert list(avx2) == ["native", "mnn", "openvino", "onnxruntime", "reference"]
     assert "7 bits" in avx2["onnxruntime"].reason
     assert "bf16" not in avx2["openvino"].precisions
-    amx = choices("x86_64", "avx2", "avx512f", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16")
-    assert list(amx)[0] == "openvino"
+    amx = choices("x86_64", "avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16")
+    assert list(amx)[:2] == ["native", "openvino"]
+    assert "AVX-512" in amx["native"].reason and amx["native"].precisions == ("fp32",)
     assert "bf16" in amx["openvino"].precisions
     assert "AMX" in amx["openvino"].reason
     assert "7 bits" not in amx["onnxruntime"].reason
     arm = choices("aarch64", "neon", "dotprod")
-    assert list(arm)[0] == "mnn"
+    assert list(arm)[0] == "mnn" and "native" not in arm
+    assert "native" not in choices("x86_64", "sse2")
     assert "dotprod" in arm["mnn"].reason
     for engines in (avx2, amx, arm):
         assert engines["reference"].precisions == ("fp32",)

@@ -15,7 +15,8 @@ import numpy as np
 from raceline import engines
 from raceline.core.errors import BadModelError, InvariantError, UnsupportedOperatorError
 from raceline.engines import Options, Session, Tensors, Tolerance
-from raceline.ir import Model, Provenance, Reference, Signature, TensorSpec
+from raceline.engines._cut import cut
+from raceline.ir import Model, Reference, Signature
 from raceline.ir.serialise import bare_proto, inlined
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _likeness(node: ir.Node) -> str:
 
 def _takes(model: Model, node: ir.Node) -> bool:
     """Whether ONNX Runtime loads a model of this node alone."""
-    alone, _, _ = _cut(model, [node])
+    alone, _, _ = cut(model, [node])
     try:
         engines.load(_FAST).load(alone, Options()).close()
     except BadModelError:
@@ -185,34 +186,6 @@ def _part(model: Model, nodes: list[ir.Node], fast: engines.Engine, is_fast: boo
     first, last = order[nodes[0]], order[nodes[-1]]
     if not is_fast:
         return _Part(first, last, None)
-    cut, inputs, outputs = _cut(model, nodes)
+    part, inputs, outputs = cut(model, nodes)
     plain = Options(threads=options.threads, streams=options.streams, optimise=options.optimise)
-    return _Part(first, last, fast.load(cut, plain), inputs, outputs)
-
-
-def _cut(model: Model, nodes: Sequence[ir.Node]) -> tuple[Model, tuple[str, ...], tuple[str, ...]]:
-    """A model of these nodes alone, with the names of what it takes and gives."""
-    import onnx_ir as ir
-
-    graph = model.program.graph
-    inside = set(nodes)
-    reads = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None)
-    inputs = [v for v in reads if v.producer() not in inside and not v.is_initializer()]
-    outputs = [
-        v for node in nodes for v in node.outputs
-        if v.name and (v.is_graph_output() or any(user not in inside for user in v.consumers()))
-    ]  # fmt: skip
-    view = ir.GraphView(
-        inputs, outputs, nodes=nodes, initializers=[v for v in reads if v.is_initializer()],
-        opset_imports=graph.opset_imports, name=graph.name,
-    )  # fmt: skip
-    program = ir.Model(view.clone(), ir_version=model.program.ir_version)
-    taken, given = tuple(map(_spec, inputs)), tuple(map(_spec, outputs))
-    cut = Model(program, Signature(taken, given), Provenance(source=model.name))
-    return cut, tuple(spec.name for spec in taken), tuple(spec.name for spec in given)
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    assert value.dtype is not None and value.shape is not None and value.name
-    dims = [dim if isinstance(dim, int) else f"{value.name}.{axis}" for axis, dim in enumerate(value.shape)]
-    return TensorSpec(value.name, value.dtype.numpy().name, tuple(dims))
+    return _Part(first, last, fast.load(part, plain), inputs, outputs)

@@ -1,8 +1,8 @@
 """Which engines suit a CPU, by its instruction sets; each with its reason. No runtime is imported.
 
 This is where a tuner begins, not where it ends: no engine wins on every model, so they are all measured. The
-order follows measurements on AVX2 cores (slow-down against the best of the three, geometric mean of 20 cases:
-MNN 1.13, OpenVINO 1.17, ONNX Runtime 1.20); elsewhere the instructions that each has kernels for.
+order of the runtimes follows measurements on AVX2 cores (slow-down against the best of the three, geometric mean
+of 20 cases: MNN 1.13, OpenVINO 1.17, ONNX Runtime 1.20); elsewhere the instructions that each has kernels for.
 """
 
 from collections.abc import Callable, Collection
@@ -11,6 +11,9 @@ from raceline.ir.platform import EngineChoice
 
 # Instructions that add 8-bit products into 32 bits without a saturating step between.
 EXACT_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8", "dotprod", "i8mm"}
+
+
+_NATIVE_SETS = {"avx2", "avx512f"}  # that the native kernels know
 
 
 def suitable_engines(architecture: str, instruction_sets: Collection[str]) -> tuple[EngineChoice, ...]:
@@ -27,12 +30,19 @@ def suitable_engines(architecture: str, instruction_sets: Collection[str]) -> tu
         order = [_openvino, _onnxruntime, _mnn]
     else:
         order = [_mnn, _openvino, _onnxruntime]
-    return (*(rule(architecture, has) for rule in order), _REFERENCE)
+    ours = (_native(has),) if architecture == "x86_64" and {"avx2", "fma"} <= has else ()
+    return (*ours, *(rule(architecture, has) for rule in order), _REFERENCE)
 
 
 _REFERENCE = EngineChoice(
     "reference", "CPU", ("fp32",), "the standard's own meaning, for checking the others; slow"
 )
+
+
+def _native(has: set[str]) -> EngineChoice:
+    """The one that knows in a moment whether a model is for it."""
+    reason = f"Raceline's own kernels for convolutional nets, tuned to each layer, on {_widest(has & _NATIVE_SETS)}"
+    return EngineChoice("native", "CPU", ("fp32",), reason)
 
 
 def _mnn(architecture: str, has: set[str]) -> EngineChoice:

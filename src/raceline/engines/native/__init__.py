@@ -1,0 +1,86 @@
+"""Convolutional nets on kernels of our own, planned and tuned for their shapes; the rest on ONNX Runtime.
+
+Offered where it may win: nets whose time goes into convolutions. docs/decisions/0013 says what was measured.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raceline import __version__, engines
+from raceline.core.errors import BadModelError, ConfigError
+from raceline.engines import Options, Tolerance
+
+if TYPE_CHECKING:
+    from raceline.engines.native.session import NativeSession
+    from raceline.ir import Model
+
+__all__ = ["assemble", "description", "load", "tolerance", "version"]
+
+description = "Raceline's own kernels for convolutional nets, ONNX Runtime for what is around them"
+tolerance = Tolerance(atol=1e-5, rtol=1e-4)
+
+
+def version() -> str:
+    """Versions of both parts.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+    return f"{__version__} with onnxruntime {engines.load('onnxruntime').version()}"
+
+
+def load(model: Model, options: Options) -> NativeSession:
+    """Cut the model into nets of our kernels and what is left, and choose a way for each convolution.
+
+    With `options.shapes` all of that is done now; else for each shape of the inputs when it is first run.
+
+    Raises:
+        BadModelError: the model has no convolution that our kernels take, so other engines are as fast; or it
+            has branches or loops.
+        UnsupportedOperatorError: ONNX Runtime lacks an operator of the rest.
+        ConfigError: a precision that is not offered, or kernels that this CPU lacks.
+    """
+    _refuse_precision(options)
+    if not _has_convolution(model):
+        raise _nothing(model)
+    from raceline.engines.native.segments import refuse_graphs_inside
+
+    refuse_graphs_inside(model)
+    session = assemble(model, options)
+    if options.shapes and not session.nets():
+        session.close()
+        raise _nothing(model)
+    return session
+
+
+def assemble(model: Model, options: Options) -> NativeSession:
+    """As `load`, whether or not the model has something for our kernels.
+
+    Raises:
+        UnsupportedOperatorError: ONNX Runtime lacks an operator of the rest.
+        ConfigError: as `load`.
+    """
+    from raceline.engines.native.session import NativeSession
+
+    _refuse_precision(options)
+    return NativeSession(model, options)
+
+
+def _refuse_precision(options: Options) -> None:
+    if options.precision != "fp32":
+        raise ConfigError(
+            f"native cannot run at {options.precision}", "its kernels compute in single precision"
+        )
+
+
+def _nothing(model: Model) -> BadModelError:
+    return BadModelError(
+        f"nothing here for the native kernels: {model.name} has no convolution of single precision that they take",
+        next_step="Use the engine onnxruntime.",
+    )
+
+
+def _has_convolution(model: Model) -> bool:
+    graphs = [model.program.graph, *model.program.functions.values()]
+    return any(node.op_type == "Conv" for graph in graphs for node in graph)

@@ -1,0 +1,147 @@
+"""Steps with places become a net of the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from raceline import _native
+from raceline.engines.native.fuse import fused
+from raceline.engines.native.operators import Shape, Step
+from raceline.engines.native.places import Layout
+
+ARENA, INPUT, OUTPUT = range(3)
+_FEW_CHANNELS = 8  # pictures of fewer are read as they come: blocks of 16 would be mostly empty
+
+
+def build(
+    steps: Sequence[Step],
+    shapes: Mapping[str, Shape],
+    inputs: Sequence[str],
+    outputs: Collection[str],
+    *,
+    threads: int,
+    streams: int,
+    kernels: str,
+) -> _native.Net:
+    """A net of these steps, not prepared yet.
+
+    Args:
+        steps: in order.
+        shapes: of all values, as pictures.
+        inputs: values from elsewhere, as `Net.run` will get them.
+        outputs: values for elsewhere, as it will give them.
+        threads: that share one call.
+        streams: calls side by side.
+        kernels: a name of `_native.net_kernels`; empty for the best.
+    """
+    merged = fused(list(steps), outputs)
+    plain = {name for name in inputs if _reads_plain(name, merged, shapes, outputs)}
+    packs = [Step("pack", [], [name]) for name in inputs if name not in plain]
+    steps = [*packs, *merged]
+    layout = Layout(steps, shapes, plain, outputs)
+    writing = _Writing(_native.Net(threads, streams, kernels, layout.size_floats), shapes, layout)
+    for name in inputs:
+        writing.take(name, plain=name in plain)
+    for step in merged:
+        writing.step(step)
+    for name in outputs:
+        writing.give(name)
+    return writing.net
+
+
+def _reads_plain(
+    name: str, steps: Sequence[Step], shapes: Mapping[str, Shape], outputs: Collection[str]
+) -> bool:
+    """Whether an input is read by convolutions alone, of one group, and has few channels."""
+    readers = [step for step in steps if name in step.reads or name == step.residual]
+    fits = all(
+        step.kind == "convolution" and step.settings["groups"] == 1 and step.residual != name
+        for step in readers
+    )
+    return fits and shapes[name][1] < _FEW_CHANNELS and name not in outputs
+
+
+class _Writing:
+    """A net that grows step by step."""
+
+    def __init__(self, net: _native.Net, shapes: Mapping[str, Shape], layout: Layout) -> None:
+        self.net = net
+        self._shapes = shapes
+        self._layout = layout
+        self._numbers: dict[str, int] = {}
+
+    def take(self, name: str, *, plain: bool) -> None:
+        """An input: read where it is, or brought into blocks."""
+        number = self.net.value(INPUT, 0, self._shapes[name], 0)
+        if plain:
+            self._numbers[name] = number
+        else:
+            self.net.pack(number, self._at(name))
+
+    def give(self, name: str) -> None:
+        """An output, out of its blocks."""
+        self.net.unpack(self._at(name), self.net.value(OUTPUT, 0, self._shapes[name], 0))
+
+    def step(self, step: Step) -> None:
+        """Add the kernels that do one step."""
+        {
+            "convolution": self._convolution, "pool": self._pool, "concat": self._concat, "split": self._split,
+            "affine": self._affine, "binary": self._binary, "average": self._average, "upsample": self._upsample,
+            "apply": self._apply, "alias": self._alias,
+        }[step.kind](step)  # fmt: skip
+
+    def _at(self, name: str) -> int:
+        """The net's number of a value."""
+        if name not in self._numbers:
+            place = self._layout.place(name)
+            self._numbers[name] = self.net.value(ARENA, place.offset, self._shapes[name], place.image_stride)
+        return self._numbers[name]
+
+    def _convolution(self, step: Step) -> None:
+        s = step.settings
+        residual = self._at(step.residual) if step.residual else -1
+        self.net.convolution(
+            self._at(step.reads[0]), self._at(step.writes[0]), s["weights"], s["bias"], s["strides"],
+            s["dilations"], s["pads"][:2], s["groups"], step.first, residual, step.second,
+        )  # fmt: skip
+
+    def _pool(self, step: Step) -> None:
+        s = step.settings
+        x, y = self._at(step.reads[0]), self._at(step.writes[0])
+        self.net.pool(
+            x, y, s["is_max"], s["count_padding"], s["kernel"], s["strides"], s["dilations"], s["pads"]
+        )
+
+    def _concat(self, step: Step) -> None:
+        start = 0
+        for name, there in zip(step.reads, self._layout.joined(step), strict=True):
+            channels = self._shapes[name][1]
+            if not there:
+                self.net.copy(self._at(name), 0, self._at(step.writes[0]), start, channels)
+            start += channels
+
+    def _split(self, step: Step) -> None:
+        for place, (name, start) in enumerate(zip(step.writes, step.settings["starts"], strict=True)):
+            if not self._layout.parted(step, place):
+                self.net.copy(self._at(step.reads[0]), start, self._at(name), 0, self._shapes[name][1])
+
+    def _affine(self, step: Step) -> None:
+        scale, shift = step.settings["scale"], step.settings["shift"]
+        self.net.affine(self._at(step.reads[0]), self._at(step.writes[0]), scale, shift, step.first)
+
+    def _binary(self, step: Step) -> None:
+        x, z = (self._at(name) for name in step.reads)
+        s = step.settings
+        self.net.binary(s["op"], x, z, s["swapped"], self._at(step.writes[0]), step.first)
+
+    def _average(self, step: Step) -> None:
+        self.net.average(self._at(step.reads[0]), self._at(step.writes[0]))
+
+    def _upsample(self, step: Step) -> None:
+        self.net.upsample(self._at(step.reads[0]), self._at(step.writes[0]))
+
+    def _apply(self, step: Step) -> None:
+        self.net.apply(self._at(step.reads[0]), self._at(step.writes[0]), step.first)
+
+    def _alias(self, step: Step) -> None:
+        """Nothing: the value has the place of the other."""

@@ -1,0 +1,184 @@
+"""A model cut into as few parts as possible: nets of our kernels, and what is left to ONNX Runtime."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raceline.core.errors import BadModelError
+from raceline.engines.native.operators import Facts, Step, as_pictures, step_of
+from raceline.ir import Model, Shapes, ShapeTable, infer_shapes
+from raceline.ir.serialise import inlined
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_LEAST_SHARE = 0.05  # of a model's convolutions: a net of fewer is not worth moving its values
+
+
+@dataclass
+class Segment:
+    """Nodes that run in one place, one after another.
+
+    Attributes:
+        nodes: in order.
+        steps: what they are to our kernels; None where ONNX Runtime takes them.
+    """
+
+    nodes: list[ir.Node]
+    steps: list[Step] | None
+
+    def inputs(self) -> list[ir.Value]:
+        """Values that come from other segments or from outside the model."""
+        inside = set(self.nodes)
+        reads = dict.fromkeys(v for node in self.nodes for v in node.inputs if v is not None)
+        return [v for v in reads if v.producer() not in inside and not v.is_initializer()]
+
+    def outputs(self) -> list[ir.Value]:
+        """Values that others read."""
+        inside = set(self.nodes)
+        written = (value for node in self.nodes for value in node.outputs)
+        return [
+            v for v in written
+            if v.is_graph_output() or any(user not in inside for user in v.consumers())
+        ]  # fmt: skip
+
+
+def settled(model: Model, shapes: Shapes) -> tuple[Model, ShapeTable]:
+    """A copy without functions, every shape written in, and without nodes that nobody needs or shapes settle.
+
+    Raises:
+        ShapeError: a node cannot take the shapes that reach it.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    table = infer_shapes(model, shapes)
+    whole = Model(lifted(model), model.signature, model.provenance)
+    graph = whole.program.graph
+    for node in list(graph):
+        _settle(graph, node, table)
+    RemoveUnusedNodesPass()(whole.program)
+    for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
+        info = table.known.get(value.name or "")
+        if info is not None:
+            value.type = ir.TensorType(ir.DataType(info.data_type))
+            value.shape = ir.Shape(info.shape)
+    return whole, table
+
+
+def lifted(model: Model) -> ir.Model:
+    """A copy of the program without functions and Constant nodes."""
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+    program = inlined(model.program)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(program)
+    return program
+
+
+def _settle(graph: ir.Graph, node: ir.Node, table: ShapeTable) -> None:
+    """Put constants in the place of a node's outputs, where all of them are known."""
+    import onnx_ir as ir
+
+    found = [(value, table.constants.get(value.name or "")) for value in node.outputs if value.uses()]
+    if (
+        any(v.is_graph_output() for v in node.outputs)
+        or any(array is None for _, array in found)
+        or not found
+    ):
+        return
+    for value, array in found:
+        assert array is not None
+        constant = ir.Value(name=f"{value.name}.known", const_value=ir.tensor(np.asarray(array)))
+        constant.shape, constant.type = (
+            ir.Shape(array.shape),
+            ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        )
+        graph.register_initializer(constant)
+        value.replace_all_uses_with(constant)
+    graph.remove(node, safe=True)
+
+
+def cut_up(model: Model, table: ShapeTable) -> list[Segment]:
+    """Segments in order; a net only where it holds a fair share of the model's convolutions.
+
+    Args:
+        model: as `settled` gives it.
+        table: its shapes.
+
+    Raises:
+        BadModelError: a part would have to be cut around a node with graphs inside.
+    """
+    import onnx_ir as ir
+
+    floats = {name: info.shape for name, info in table.known.items() if info.data_type == ir.DataType.FLOAT}
+    facts = Facts(floats)
+    nodes = list(model.program.graph)
+    steps = {node: step for node in nodes if (step := step_of(node, facts)) is not None}
+    work = {node: _work(step, floats) for node, step in steps.items()}
+    segments = _alternating(nodes, steps)
+    total = sum(work.values())
+    for segment in segments:
+        if segment.steps is not None and sum(work[node] for node in segment.nodes) < max(
+            1, _LEAST_SHARE * total
+        ):
+            steps = {node: step for node, step in steps.items() if node not in set(segment.nodes)}
+    segments = _alternating(nodes, steps)
+    if any(segment.steps for segment in segments):
+        refuse_graphs_inside(model)
+    return segments
+
+
+def _work(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Multiplications of a convolution of pictures; a matrix product alone is no reason for a net."""
+    if step.kind != "convolution" or len(shapes[step.reads[0]]) == 2:
+        return 0
+    weights: np.ndarray[Any, Any] = step.settings["weights"]
+    return math.prod(as_pictures(shapes[step.writes[0]])) * (weights.size // len(weights))
+
+
+def refuse_graphs_inside(model: Model) -> None:
+    """Raise BadModelError where a node has graphs of its own: they may read any value around them."""
+    import onnx_ir as ir
+
+    graphs = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+    for node in model.program.graph:
+        if any(attribute.type in graphs for attribute in node.attributes.values()):
+            raise BadModelError(
+                f"{model.name} holds branches or loops ({node.op_type})",
+                "the native engine cuts no model around them",
+                "Use the engine onnxruntime.",
+            )
+
+
+def _alternating(nodes: Sequence[ir.Node], steps: Mapping[ir.Node, Step]) -> list[Segment]:
+    """By turns all that our kernels can do next, and all that ONNX Runtime can do next."""
+    segments: list[Segment] = []
+    left = list(nodes)
+    ours, idle = True, 0
+    while left and idle < 2:
+        taken = _ready(left, steps, ours=ours)
+        chosen = [node for node in left if node in taken]
+        if chosen:
+            segments.append(Segment(chosen, [steps[node] for node in chosen] if ours else None))
+        left = [node for node in left if node not in taken]
+        idle = 0 if chosen else idle + 1
+        ours = not ours
+    if left:
+        raise BadModelError("the nodes of the graph wait for each other", "it has a cycle")
+    return segments
+
+
+def _ready(left: Iterable[ir.Node], steps: Mapping[ir.Node, Step], *, ours: bool) -> set[ir.Node]:
+    """What one place can do without the other: nodes are in topological order, so one look is enough."""
+    waiting, taken = set(left), set()
+    for node in list(left):
+        needs = {value.producer() for value in node.inputs if value is not None}
+        if (node in steps) == ours and not needs & waiting:
+            waiting.discard(node)
+            taken.add(node)
+    return taken
