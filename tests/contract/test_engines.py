@@ -376,9 +376,8 @@ def test_memory_is_what_the_session_holds(name, tmp_path):
 @pytest.mark.parametrize("name", OTHERS, indirect=True)  # the reference computes what the graph says
 def test_other_precisions_are_refused_not_ignored(name, tmp_path):
     model = model_of(tmp_path, **CASES["dense"])
-<<<<<<< HEAD
     with pytest.raises(ConfigError, match="fp16"):
-        engines.load(name).load(model, Options(precision="fp16"))
+        opened(name, model, Options(precision="fp16"))
 
 
 @pytest.mark.parametrize("name", OTHERS, indirect=True)
@@ -387,17 +386,13 @@ def test_eight_bits_are_where_the_graph_says_so_and_nowhere_else(name, tmp_path)
     model = model_of(tmp_path, **CASES["dense"])
     inputs = make_inputs(model.signature, shapes_of(model, 3), seed=1)
     try:
-        session = engines.load(name).load(model, Options(precision="int8"))
+        session = opened(name, model, Options(precision="int8"))
     except ConfigError as error:
         assert "int8" in str(error) and name not in quantise.RUNS_QDQ
         return
-    expected = engines.load(name).load(model, Options()).run(inputs)
+    expected = opened(name, model, Options()).run(inputs)
     for output, value in session.run(inputs).items():
         np.testing.assert_array_equal(value, expected[output])
-=======
-    with pytest.raises(ConfigError, match="int8"):
-        opened(name, model, Options(precision="int8"))
->>>>>>> ae58e4a (Convolutional nets run on an engine of our own, planned for their shapes and tuned layer by layer)
 
 
 def test_single_precision_is_not_lowered_silently(name, tmp_path):

@@ -17,7 +17,7 @@ from raceline.engines import Options
 from raceline.engines.native.operators import Step
 from raceline.engines.native.places import Layout
 from raceline.engines.native.session import KERNELS_VARIABLE
-from raceline.ir import make_inputs, run_reference
+from raceline.ir import make_inputs, run_reference, with_batch_axis
 
 ENGINE = engines.load("native")
 
@@ -209,6 +209,18 @@ def test_shapes_are_planned_as_they_come_and_the_oldest_goes():
     assert len(session.nets()) == 4
     empty = {"x": np.zeros((0, 3, 4, 4), np.float32)}
     assert session.run(empty)["y"].shape == (0, 5, 4, 4)
+
+
+def test_batches_of_any_size_need_one_plan():
+    text = CONV.replace("3, H, W", "3, 6, 7")
+    model = with_batch_axis(model_from_text(text, w=(5, 3, 3, 3)), "N")
+    session = ENGINE.load(model, Options())
+    assert len(session.nets()) == 1  # before the first call
+    for batch in (3, 1, 8, 2):
+        inputs = make_inputs(model.signature, {"x": (batch, 3, 6, 7)}, seed=batch)
+        assert_right(model, inputs, session.run(inputs))
+    assert len(session.nets()) == 1
+    assert session.run({"x": np.zeros((0, 3, 6, 7), np.float32)})["y"].shape == (0, 5, 6, 7)
 
 
 def test_calls_from_many_threads_with_threads_of_their_own():

@@ -25,6 +25,7 @@ KERNELS_VARIABLE = "RACELINE_NATIVE_KERNELS"
 
 _MOST_PLANS = 4  # shapes that are kept ready
 _CHOOSING_S = 4.0  # for measuring the ways of computing each convolution, at most, while loading
+_CHOOSING_LATER_S = 0.3  # the same, where a call with new shapes waits for it
 _OTHERS = "onnxruntime"
 
 Array = np.ndarray[Any, Any]
@@ -79,8 +80,8 @@ class _Plan:
 
     parts: list[_Net | _Rest]
 
-    def run(self, inputs: Mapping[str, Array], outputs: list[str], held: Mapping[str, Array]) -> Tensors:
-        values: dict[str, Array] = {**held, **inputs}
+    def run(self, inputs: Mapping[str, Array], outputs: list[str]) -> Tensors:
+        values: dict[str, Array] = dict(inputs)
         for part in self.parts:
             values |= part.run(values)
         return {name: values[name] for name in outputs}
@@ -103,17 +104,30 @@ class NativeSession:
         self._options = options
         self._plans: OrderedDict[Key, _Plan] = OrderedDict()
         self._lock = threading.Lock()
+        self._item = None if options.shapes else _item_shapes(model)
         if options.shapes:
             self._planned({name: tuple(shape) for name, shape in options.shapes.items()})
         else:  # what the other engine refuses is refused now, not at the first call
             engines.load(_OTHERS).load(model, Options(optimise=False)).close()
+            if self._item is not None and all(min(shape, default=1) > 0 for shape in self._item.values()):
+                self._planned(self._item)
 
     def run(self, inputs: Mapping[str, Array]) -> Tensors:
         """Compute all outputs by name; inputs are those of the signature, validated."""
         if self._model is None:
             raise InvariantError("a closed session was run", "native")
+        items = len(next(iter(inputs.values()))) if self._item is not None else 1
+        if items <= 1:
+            return self._once(inputs)
+        each = [self._once({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(items)]
+        return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
+
+    def _once(self, inputs: Mapping[str, Array]) -> Tensors:
+        model = self._model
+        if model is None:
+            raise InvariantError("a closed session was run", "native")
         plan = self._planned({name: tuple(array.shape) for name, array in inputs.items()})
-        return plan.run(inputs, [spec.name for spec in self._model.signature.outputs], {})
+        return plan.run(inputs, [spec.name for spec in model.signature.outputs])
 
     def memory_bytes(self) -> int:
         """Packed weights, arenas and scratch of our nets, and what the other engine holds."""
@@ -139,7 +153,8 @@ class NativeSession:
             if self._model is None:
                 raise InvariantError("a closed session was run", "native")
             if key not in self._plans:
-                plan = plan_for(self._model, self._options, shapes)
+                budget_s = _CHOOSING_S if self._options.shapes or shapes == self._item else _CHOOSING_LATER_S
+                plan = plan_for(self._model, self._options, shapes, budget_s)
                 if len(self._plans) >= _MOST_PLANS:
                     self._plans.popitem(last=False)  # runs that still use it keep it until they end
                 self._plans[key] = plan
@@ -147,8 +162,32 @@ class NativeSession:
             return self._plans[key]
 
 
-def plan_for(model: Model, options: Options, shapes: Mapping[str, tuple[int, ...]]) -> _Plan:
+def _item_shapes(model: Model) -> dict[str, tuple[int, ...]] | None:
+    """The inputs' shapes at batch 1, where the batch is all that is open.
+
+    Batches of any size then run item by item on one plan: an item's values stay in the caches, and on no net
+    that was measured did an item take less time in a batch of eight.
+    """
+    axis = model.signature.batch_axis
+    shapes = {
+        spec.name: tuple(1 if dim == axis else dim for dim in spec.shape) for spec in model.signature.inputs
+    }
+    if axis is None or not shapes:
+        return None
+    fixed = {name: tuple(dim for dim in shape if isinstance(dim, int)) for name, shape in shapes.items()}
+    return fixed if all(len(fixed[name]) == len(shape) for name, shape in shapes.items()) else None
+
+
+def plan_for(
+    model: Model, options: Options, shapes: Mapping[str, tuple[int, ...]], budget_s: float = _CHOOSING_S
+) -> _Plan:
     """Parts for a model's inputs of these shapes; one part of the other engine where a net would do nothing.
+
+    Args:
+        model: stays as it is.
+        options: as engines get them.
+        shapes: of all inputs.
+        budget_s: for measuring the ways of computing each convolution.
 
     Raises:
         Everything that the other engine's `load` raises.
@@ -159,7 +198,7 @@ def plan_for(model: Model, options: Options, shapes: Mapping[str, tuple[int, ...
     segments = cut_up(whole, table)
     if not any(segment.steps for segment in segments):
         return _Plan([_whole(model, options)])
-    return _Plan([_part(whole, table, segment, options) for segment in segments])
+    return _Plan([_part(whole, table, segment, options, budget_s) for segment in segments])
 
 
 def _whole(model: Model, options: Options) -> _Rest:
@@ -168,7 +207,9 @@ def _whole(model: Model, options: Options) -> _Rest:
     return _Rest(session, tuple(spec.name for spec in model.signature.inputs))
 
 
-def _part(whole: Model, table: ShapeTable, segment: Segment, options: Options) -> _Net | _Rest:
+def _part(
+    whole: Model, table: ShapeTable, segment: Segment, options: Options, budget_s: float
+) -> _Net | _Rest:
     if segment.steps is None:
         part, inputs, _ = cut(whole, segment.nodes)
         plain = Options(threads=options.threads, streams=options.streams, optimise=options.optimise)
@@ -185,7 +226,7 @@ def _part(whole: Model, table: ShapeTable, segment: Segment, options: Options) -
         streams=options.streams,
         kernels=_kernels(),
     )
-    net.prepare(_CHOOSING_S if options.optimise else 0.0, options.optimise)
+    net.prepare(budget_s if options.optimise else 0.0, options.optimise)
     return _Net(net, inputs, outputs)
 
 
