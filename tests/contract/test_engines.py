@@ -9,6 +9,7 @@ import onnx
 import pytest
 from benchmarks._models import real_models
 from onnx import TensorProto, helper, numpy_helper
+from opening import opened
 
 from raceline import engines
 from raceline.convert import differences, quantise
@@ -167,18 +168,6 @@ KNOWN_REFUSED = {
     ("native", "silero_vad"): "it cuts no model around branches",
     ("openvino", "silero_vad"): "OpenVINO 2026.4 cannot convert a convolution after an If of unknown rank",
 }
-
-
-def opened(name, model, options):
-    """A session of the engine. The native one refuses models that give its kernels nothing to do; what it does
-    with the parts that are not its own is held to the same contract."""
-    engine = engines.load(name)
-    try:
-        return engine.load(model, options)
-    except BadModelError as error:
-        if name != "native" or "nothing here for the native kernels" not in str(error):
-            raise
-        return engine.assemble(model, options)
 
 
 def shapes_of(model, size):

@@ -29,13 +29,18 @@ from raceline.serve import Repository, Server, Settings
 SHAPES = {"x": (1, 8)}
 
 
-def small_model():
-    """Softmax(x @ weight), batched along N."""
+def small_model(*, convolution=False):
+    """Softmax(x @ weight), batched along N; the product as a convolution of single pixels where that is asked."""
     import onnx_ir as ir
 
     weight = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
     text = """<ir_version: 9, opset_import: ["" : 17]> small (float[N,8] x) => (float[N,5] y)
               <float[8,5] weight> { h = MatMul(x, weight)  y = Softmax(h) }"""
+    if convolution:
+        weight = np.ascontiguousarray(weight.T).reshape(5, 8, 1, 1)
+        text = """<ir_version: 9, opset_import: ["" : 17]> small (float[N,8] x) => (float[N,5] y)
+                  <float[5,8,1,1] weight, int64[4] pixels = {0, 8, 1, 1}>
+                  { p = Reshape(x, pixels)  c = Conv(p, weight)  h = Flatten(c)  y = Softmax(h) }"""
     program = ir.from_onnx_text(text, initializers=[ir.tensor(weight, name="weight")])
     return with_batch_axis(Model(program, signature_of(program)), "N")
 
@@ -67,6 +72,7 @@ def installed(engine):
 @pytest.mark.parametrize("chunk", [0, 1], ids=["batches", "item by item"])
 @pytest.mark.parametrize("engine", engines.names())
 def test_answers_are_those_of_the_reference(tmp_path, model, engine, chunk):
+    model = small_model(convolution=True) if engine == "native" else model
     Bundle.write(tmp_path / "small", model, profile=measured(installed(engine), "0" * 64, chunk=chunk))
     tolerance = engines.load(engine).tolerance
     repository = Repository([tmp_path / "small"])

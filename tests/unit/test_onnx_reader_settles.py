@@ -4,6 +4,7 @@ import ir_models as m
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from opening import opened
 
 from raceline import engines
 from raceline.core.errors import BadModelError
@@ -32,7 +33,7 @@ def test_nodes_that_share_a_name_get_one_each(tmp_path, name):
     assert len({node.name for node in got.program.graph}) == 2
     assert "shared a name (n)" in got.provenance.steps[0]
     x = {"x": np.ones((2, 4), np.float32)}
-    session = engines.load(name).load(got, engines.Options())
+    session = opened(name, got, engines.Options())
     np.testing.assert_allclose(session.run(x)["y"], run_reference(got, x)["y"], rtol=1e-5)
 
 
@@ -46,14 +47,14 @@ def test_an_output_that_is_a_weight_is_copied_by_a_node(tmp_path, name):
     assert "'w' is a weight" in got.provenance.steps[0]
     x = {"x": np.ones((2, 4), np.float32)}
     np.testing.assert_array_equal(run_reference(got, x)["w"], WEIGHT)
-    np.testing.assert_array_equal(engines.load(name).load(got, engines.Options()).run(x)["w"], WEIGHT)
+    np.testing.assert_array_equal(opened(name, got, engines.Options()).run(x)["w"], WEIGHT)
 
 
 @pytest.mark.parametrize("name", engines.names())
 def test_small_external_weights_reach_every_engine(tmp_path, name):
     got = m.read(m.external(tmp_path), tmp_path)
     x = {"x": np.ones((2, 4), np.float32)}
-    session = engines.load(name).load(got, engines.Options())
+    session = opened(name, got, engines.Options())
     np.testing.assert_allclose(session.run(x)["y"], run_reference(got, x)["y"], rtol=1e-5)
 
 
@@ -69,7 +70,7 @@ def test_weights_that_nothing_reads_do_no_harm(tmp_path, name, size):
         engines.Options(shapes={"x": (2, 4)}),
         engines.Options(optimise=False),
     ):
-        session = engines.load(name).load(got, options)
+        session = opened(name, got, options)
         np.testing.assert_allclose(session.run(x)["y"], x["x"])
 
 
