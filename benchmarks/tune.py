@@ -1,11 +1,11 @@
 """What fewer bits, splits and own kernels bring: `python -m benchmarks.tune [--json] [--models NAME ...]`.
 
 For every model, batch and number of threads, the tuned configuration, once in full precision and once with fewer
-bits allowed, beside the plain engines on the graph as it was read and beside the 8-bit models that ONNX Runtime's
-own quantiser and NNCF make of it; all loaded at once and timed in interleaved rounds, each engine in a process of
-its own. Calibration data and accuracy budget are the same for all, and who is outside the budget is no peer.
-Weights of the zoo's networks are random and inputs are generated, so accuracy here is fidelity to the network in
-full precision; that of trained networks is what `qat_accuracy_drop` measures.
+bits allowed, beside the plain engines on the graph as it was read, the 8-bit models that ONNX Runtime's own
+quantiser and NNCF make of it, and OpenVINO's bf16; all loaded at once and timed in interleaved rounds, each engine
+in a process of its own. Calibration data and accuracy budget are the same for all, and who is outside the budget is
+no peer. Weights of the zoo's networks are random and inputs are generated, so accuracy here is fidelity to the
+network in full precision; that of trained networks is what `qat_accuracy_drop` measures.
 """
 
 import argparse
@@ -99,7 +99,7 @@ class Peers:
 
 
 def peers_of(case: Case, source: Model, data: Sequence[dict[str, Any]], folder: Path) -> Peers:
-    """What ONNX Runtime's quantiser and NNCF make of a model, in each way that they can."""
+    """What ONNX Runtime's quantiser and NNCF make of a model, in each way that they can, and OpenVINO's bf16."""
     exact = bool(EXACT_INT8 & set(this_machine().instruction_sets))
     found = Peers({}, {}, {})
     for tool, made in (
@@ -115,6 +115,10 @@ def peers_of(case: Case, source: Model, data: Sequence[dict[str, Any]], folder: 
             found.models[name.replace(" ", "-")] = model
             found.candidates[name] = Candidate(tool, variant=name.replace(" ", "-"))
         found.refusals |= {f"{tool} int8 {way}": why for way, why in made.why.items()}
+    if any(c.engine == "openvino" and "bf16" in c.precisions for c in this_machine().engines):
+        found.candidates["openvino bf16"] = Candidate(
+            "openvino", "bf16", variant="source"
+        )  # one switch of it
     return found
 
 
@@ -160,9 +164,9 @@ class Contest:
 
     def _judge(self, bench: Bench, truth: Truth, name: str, candidate: Candidate, result: Race) -> None:
         """Mark a runner that computes the wrong thing, or one of fewer bits that loses too much."""
-        eight = "int8" in name or candidate.precision != FULL
+        fewer = "int8" in name or candidate.precision != FULL
         try:
-            if not eight:
+            if not fewer:
                 wrong = truth.disagreement(candidate, SEED, bench.compute(candidate, seed=SEED))
             else:
                 assert self.reduced.judge is not None
@@ -245,13 +249,13 @@ def figures(found: dict[str, list[Race]]) -> dict[str, Any]:
 def table(races: Iterable[Race]) -> Table:
     """One line a race, milliseconds."""
     result = Table(title="ms a call, median of interleaved rounds")
-    eight = ("onnxruntime int8", "nncf int8")
+    fewer = ("onnxruntime int8", "nncf int8", "openvino bf16")
     heads = (
         "model",
         "batch",
         "threads",
         *PEERS,
-        *eight,
+        *fewer,
         "unoptimised",
         "tuned fp32",
         "tuned",
@@ -262,7 +266,7 @@ def table(races: Iterable[Race]) -> Table:
         result.add_column(head, justify="left" if head in {"model", "choice"} else "right")
     for race in races:
         cells = [_cell(race, [engine]) for engine in PEERS]
-        cells += [_cell(race, [n for n in race.seconds if n.startswith(tool)]) for tool in eight]
+        cells += [_cell(race, [n for n in race.seconds if n.startswith(tool)]) for tool in fewer]
         cells += [_cell(race, [name]) for name in ("unoptimised", "tuned fp32", "tuned")]
         regret = "" if race.regret is None else f"{race.regret:.3f}"
         result.add_row(race.model, str(race.batch), str(race.threads), *cells, regret, race.choice["tuned"])
