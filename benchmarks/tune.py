@@ -145,7 +145,7 @@ class Contest:
             for name in times:
                 self._judge(bench, truth, name, runners[name], result)
         result.seconds = {name: statistics.median(rounds) for name, rounds in times.items()}
-        return _with_the_better_number_of_threads(result)
+        return merged(result)
 
     def _runners(self, batch: int, threads: int) -> dict[str, Candidate]:
         counts = sorted({1, threads})
@@ -181,15 +181,15 @@ class Contest:
             result.out[name] = wrong
 
 
-def _with_the_better_number_of_threads(race: Race) -> Race:
-    """Peers that ran on one thread and on all count once, with the better of the two that is right."""
+def merged(race: Race) -> Race:
+    """The race in which peers that ran on one thread and on all count once, with the better that is right."""
     names = {name: name.rsplit(" t", 1)[0] for name in race.seconds}
-    merged: dict[str, float] = {}
+    fastest: dict[str, float] = {}
     for name in sorted(race.seconds, key=lambda n: (n in race.out, race.seconds[n])):
-        merged.setdefault(names[name], race.seconds[name])
+        fastest.setdefault(names[name], race.seconds[name])
     right = {names[name] for name in race.seconds if name not in race.out}
     race.out = {names.get(name, name): why for name, why in race.out.items() if names.get(name) not in right}
-    race.seconds = merged
+    race.seconds = fastest
     return race
 
 
@@ -232,7 +232,13 @@ def figures(found: dict[str, list[Race]]) -> dict[str, Any]:
         for engine in PEERS
     }
     bare = [
-        race.seconds["unoptimised"] / race.seconds["tuned"] for race in races if "unoptimised" in race.seconds
+        geomean(gains)
+        for rows in found.values()
+        if (
+            gains := [
+                r.seconds["unoptimised"] / r.seconds["tuned"] for r in rows if "unoptimised" in r.seconds
+            ]
+        )
     ]
     return {
         "picker_regret": max((r.regret for r in races if r.regret is not None), default=None),
