@@ -105,7 +105,7 @@ def batch_for(
         return 1, Decision("batch", "1", f"{lacking}: measure 1, 2, 4, ... there")
     reason = (
         "the smallest power of two at which an item takes within 5 % of its least estimated time, or the largest "
-        "up to 64 that fits in memory"
+        "up to 64 that fits in memory; launches and idle cores are not in that estimate, so measure larger ones too"
     )
     return batch, Decision("batch", str(batch), f"the goal is throughput: {reason}")
 

@@ -13,6 +13,7 @@ from raceline.convert.targets.drafting import (
     precision_for,
     quantise_steps,
     shapes_at,
+    shapes_decision,
     workspace_for,
 )
 from raceline.convert.targets.graph import Facts
@@ -40,10 +41,10 @@ def plan(facts: Facts, platform: PlatformProfile, choice: EngineChoice, wish: Wi
     workspace, why = workspace_for(device, facts.weight_bytes(WIDTHS[precision]))
     steps = on_device(facts, partition)
     batch, batched = batch_for(facts, steps, device, precision, wish, workspace)
-    graphs = _cuda_graph(facts, partition, chain[0], wish)
-    shapes = _shapes(facts, wish, batch)
+    open_ = _is_open(facts, wish, batch)
+    against = _against_graph(facts, partition, chain[0], open_)
+    graphs = not against
     half = "fp16" in wish.allow and precision in {"fp16", "int8"}
-    open_ = shapes.choice.startswith("open")
     options = {
         TENSORRT: _tensorrt(partition, precision, half, workspace, graphs)
         | (_range(facts, batch) if open_ else {}),
@@ -54,10 +55,10 @@ def plan(facts: Facts, platform: PlatformProfile, choice: EngineChoice, wish: Wi
         decided,
         *_tf32(precision),
         batched,
-        shapes,
+        _shapes(facts, batch, open_),
         _layout(chain[0], precision),
         *[Decision("workspace", str(workspace), why, _TRT_DOC)] * (chain[0] == TENSORRT),
-        _graph_decision(facts, partition, chain[0], wish, graphs),
+        _graph_decision(against),
         fallback_decision(partition, chain[0]),
         *_format(facts, chain[0]),
     ]
@@ -137,14 +138,17 @@ def _tf32(precision: str) -> list[Decision]:
     return []
 
 
-def _shapes(facts: Facts, wish: Wish, batch: int) -> Decision:
-    if wish.goal == "throughput" and facts.batch_axis in facts.dynamic_axes:
+def _is_open(facts: Facts, wish: Wish, batch: int) -> bool:
+    """Whether the batch axis stays open for a server to fill."""
+    return wish.goal == "throughput" and batch > 1 and facts.batch_axis in facts.dynamic_axes
+
+
+def _shapes(facts: Facts, batch: int, open_: bool) -> Decision:
+    if open_:
         why = "a server fills batches as requests come; one engine is built for the whole range"
         return Decision("shapes", f"open: {facts.batch_axis} from 1 to {batch}", why, _TRT_DOC)
     why = "an engine, and a graph that is captured, are built for one shape; another shape builds another"
-    return Decision(
-        "shapes", "fixed" if facts.dynamic_axes else "fixed, as the model has them", why, _TRT_DOC
-    )
+    return shapes_decision(facts, batch, why, _TRT_DOC)
 
 
 def _layout(first: str, precision: str) -> Decision:
@@ -157,28 +161,22 @@ def _layout(first: str, precision: str) -> Decision:
     return Decision("layout", "NCHW", "cuDNN's FP32 convolutions take it as it is", _CUDA_DOC)
 
 
-def _cuda_graph(facts: Facts, partition: Partition, first: str, wish: Wish) -> bool:
-    """Whether one captured graph can hold a whole run."""
-    return not _against_graph(facts, partition, first, wish)
-
-
-def _against_graph(facts: Facts, partition: Partition, first: str, wish: Wish) -> str:
+def _against_graph(facts: Facts, partition: Partition, first: str, open_: bool) -> str:
+    """Why no captured graph can hold a whole run; empty where one can."""
     if any(owner != first for owner in partition.owners):
         return f"not every node is on {first}"
     if partition.unknown:
         return f"it is not known that {first} takes every node"
     if any(step.operator in _CONTROL_FLOW for step in facts.steps):
         return "the model has branches or loops"
-    if _shapes(facts, wish, 1).choice.startswith("open"):
-        return "the shapes vary"
-    return ""
+    return "the shapes vary" if open_ else ""
 
 
-def _graph_decision(facts: Facts, partition: Partition, first: str, wish: Wish, graphs: bool) -> Decision:
-    if graphs:
-        why = "all nodes are on one provider and shapes are fixed; a run is one launch; inputs must be bound"
-        return Decision("graph", "captured", why, f"{_CUDA_DOC}, CUDA graphs")
-    return Decision("graph", "not captured", _against_graph(facts, partition, first, wish), _CUDA_DOC)
+def _graph_decision(against: str) -> Decision:
+    if against:
+        return Decision("graph", "not captured", against, _CUDA_DOC)
+    why = "all nodes are on one provider and shapes are fixed; a run is one launch; inputs must be bound"
+    return Decision("graph", "captured", why, f"{_CUDA_DOC}, CUDA graphs")
 
 
 def _format(facts: Facts, first: str) -> list[Decision]:
