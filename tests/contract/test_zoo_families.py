@@ -1,10 +1,13 @@
 """Every file in zoo/ is a model family that keeps the same promises."""
 
+import dataclasses
+
 import pytest
 
 import raceline.zoo
-from raceline import zoo
+from raceline import loop, zoo
 from raceline.core import plugins
+from raceline.loop.needs import shipped
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'raceline[train]'")
 
@@ -73,6 +76,51 @@ def test_what_is_published_can_be_compared_and_found_again():
         assert entry.task in zoo.TASKS and entry.source
         told = entry.published
         assert told is None or (0 < told.value < 1 and told.metric and told.data and told.source)
+
+
+def test_what_is_published_was_found_where_it_is_said_to_stand():
+    """Each figure again, as the named page or paper prints it; looked up on 2026-11-26."""
+    printed = {
+        "resnet18": 69.758, "resnet34": 73.314, "resnet50": 76.130, "resnet101": 77.374, "resnet152": 78.312,
+        "mobilenet_v2": 71.878, "mobilenet_v3_large": 74.042, "vit_tiny": 72.2, "yolov8n": 37.3,
+        "resnet20": 100 - 8.75, "resnet32": 100 - 7.51, "resnet44": 100 - 7.17, "resnet56": 100 - 6.97,
+        "resnet110": 100 - 6.43, "deeplabv3_mobilenet_v2": 75.32, "deeplabv3_mobilenet_v2_aspp": 75.70,
+        "fast_scnn": 68.0,
+    }  # fmt: skip
+    told = {entry.name: 100 * entry.published.value for entry in ENTRIES if entry.published}
+    assert told == pytest.approx(printed)
+
+
+def test_a_table_of_what_networks_need_is_whole():
+    """`make zoo-needs` writes it; without a row a network is exported before it can be estimated."""
+    for entry in ENTRIES:
+        needs = shipped(entry)
+        assert needs is not None, f"{entry.name}: run make zoo-needs"
+        # Convolutions and linear layers are all counted; attention, activations and norms come on top.
+        assert 1e9 * entry.gflop * 0.97 < needs.flops < 1e9 * entry.gflop * 1.35, entry.name
+        assert 0.9 * entry.parameters < needs.least_elements
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(e, id=e.name, marks=[] if e.name in {"pilotnet", "resnet20"} else [pytest.mark.slow])
+        for e in ENTRIES
+    ],
+)
+def test_the_table_holds_what_is_counted_anew(entry):
+    anew, kept = loop.count_network(entry), shipped(entry)
+    # A pass that learns to fuse more may move a little less than when the table was written.
+    assert kept.flops == pytest.approx(anew.flops, rel=0.03)
+    assert kept.elements == pytest.approx(anew.elements, rel=0.05)
+    assert kept.least_elements == pytest.approx(anew.least_elements, rel=0.05)
+
+
+def test_a_row_of_another_network_is_not_used():
+    (entry,) = (e for e in ENTRIES if e.name == "pilotnet")
+    assert shipped(entry) is not None
+    for change in ({"parameters": entry.parameters + 1}, {"gflop": 1.0}, {"inputs": ()}, {"name": "another"}):
+        assert shipped(dataclasses.replace(entry, **change)) is None
 
 
 def test_a_model_is_what_its_entry_says(ran):

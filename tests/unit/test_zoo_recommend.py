@@ -182,6 +182,31 @@ def test_an_estimate_is_the_roofline_of_the_optimised_graph(steering, tmp_path):
     assert other.figures.memory_bytes == pytest.approx(pick.figures.memory_bytes / 4, rel=0.01)
 
 
+def test_estimates_of_a_task_export_nothing(monkeypatch):
+    pytest.importorskip("torch", reason="needs torch: pip install 'raceline[train]'")
+    monkeypatch.setattr(zoo, "export_onnx", None)  # whoever exports fails
+    found = loop.recommend("classify", platform="nvidia-a40")
+    assert len(found.picks) == len(zoo.list("classify"))
+    assert all(pick.figures.latency_s for pick in found.picks)
+
+
+def test_a_network_that_is_not_in_the_table_is_counted_once(steering, monkeypatch, caplog):
+    monkeypatch.setattr(recommending, "shipped", lambda entry: None)
+    (entry,) = zoo.list("drive")
+    kept = cache_dir() / "zoo/needs"
+    for path in kept.glob("pilotnet-*"):
+        path.unlink()
+    (pick,) = loop.recommend("drive", platform="nvidia-a40").picks
+    (path,) = kept.glob("pilotnet-*")
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo, "export_onnx", None)
+        assert loop.recommend("drive", platform="nvidia-a40").picks == (pick,)
+    path.write_text("{}")
+    assert loop.recommend("drive", platform="nvidia-a40").picks == (pick,)
+    assert "damaged and counted again" in caplog.text
+    path.unlink()
+
+
 def test_a_machine_that_states_no_rates_gives_no_figures(steering, tmp_path):
     silent = dataclasses.replace(stated_platform("intel-npu4"), rates=())
     (pick,) = loop.recommend("drive", platform=silent).picks

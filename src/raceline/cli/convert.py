@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from raceline.cli.options import Json, MemoryLimit, ReaderOptions, Shapes, Values, pairs, shape
+from raceline.cli.plan import plan
 from raceline.cli.quantise import quantise
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 
 app.command()(quantise)
+app.command()(plan)
 
 ModelPath = Annotated[str, typer.Argument(help="A model file or folder of any format, or a bundle.")]
 Format = Annotated[str, typer.Option("--format", help="Read it as this format; recognised by default.")]

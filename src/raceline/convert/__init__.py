@@ -12,6 +12,7 @@ from raceline.convert.precision import Reduced, reduce, verify_accuracy
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.convert.settle import settle
 from raceline.convert.shrinking import Shrunk, shrink
+from raceline.convert.targets import TargetPlan, plan_for
 from raceline.convert.translate import IRTranslator
 from raceline.convert.truth import Truth
 from raceline.convert.tune import tune
@@ -33,6 +34,7 @@ __all__ = [
     "Refusal",
     "Rewrite",
     "Shrunk",
+    "TargetPlan",
     "Truth",
     "compare_models",
     "differences",
@@ -44,6 +46,7 @@ __all__ = [
     "open_model",
     "optimise",
     "parsed_options",
+    "plan_for",
     "prove",
     "quantise",
     "reduce",

@@ -214,8 +214,15 @@ def _platform_of(profile: PlatformProfile | str | Path) -> PlatformProfile:
 
     if isinstance(profile, PlatformProfile):
         return profile
-    named = str(profile) in stated_platforms()
-    return stated_platform(str(profile)) if named else PlatformProfile.load(profile)
+    if str(profile) in stated_platforms():
+        return stated_platform(str(profile))
+    if not Path(profile).exists():
+        raise ConfigError(
+            f"there is no platform {str(profile)!r}",
+            "it is neither a file nor the name of a profile that ships",
+            f"Give a file, or one of {', '.join(stated_platforms())}.",
+        )
+    return PlatformProfile.load(profile)
 
 
 def by_content(path: Path) -> str | None:

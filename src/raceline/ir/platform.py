@@ -104,6 +104,8 @@ class PlatformProfile:
         memory_bytes: what the engines can use.
         memory_bytes_per_s_per_core: one core streaming (STREAM triad where measured).
         memory_bytes_per_s: all cores streaming.
+        host_link_bytes_per_s: between the host's memory and an accelerator's, in one direction; the memory's own
+            rate where both share it.
         clock_hz: of a busy core where measured, else as stated.
         engines: those that suit, the most promising first.
         measured: True where Raceline's probe took the figures on the machine itself.
@@ -127,6 +129,7 @@ class PlatformProfile:
     memory_bytes: int | None = None
     memory_bytes_per_s_per_core: float | None = None
     memory_bytes_per_s: float | None = None
+    host_link_bytes_per_s: float | None = None
     clock_hz: float | None = None
     probe_version: int = 0
 
@@ -296,6 +299,7 @@ def _numbers(p: PlatformProfile) -> Iterator[tuple[str, float | None]]:
     yield "memory_bytes", p.memory_bytes
     yield "memory_bytes_per_s_per_core", p.memory_bytes_per_s_per_core
     yield "memory_bytes_per_s", p.memory_bytes_per_s
+    yield "host_link_bytes_per_s", p.host_link_bytes_per_s
     yield "clock_hz", p.clock_hz
     for i, row in enumerate(p.rates):
         yield f"rates[{i}].per_core", row.per_core

@@ -3,16 +3,19 @@
 from raceline.loop.console import TerminalProgress
 from raceline.loop.deploy import deploy
 from raceline.loop.deployment import Deployment, Plan, Served
+from raceline.loop.needs import Counted
+from raceline.loop.recommend import count_network, recommend
 from raceline.loop.recommend import lines as recommendation_lines
-from raceline.loop.recommend import recommend
 from raceline.loop.report import comparison, show
 
 __all__ = [
+    "Counted",
     "Deployment",
     "Plan",
     "Served",
     "TerminalProgress",
     "comparison",
+    "count_network",
     "deploy",
     "recommend",
     "recommendation_lines",

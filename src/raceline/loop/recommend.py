@@ -20,6 +20,7 @@ from raceline.core.records import from_json
 from raceline.core.units import counted, format_bytes, format_seconds
 from raceline.ir import Measurement, Model, PlatformProfile, Profile, cost
 from raceline.ir.probe import describe
+from raceline.loop.needs import Counted, counted_in, shipped
 
 _logger = logging.getLogger(__name__)
 
@@ -43,20 +44,6 @@ class _Kept:
     fingerprint: str
     engine_version: str
     profile: Profile
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """What one item of a network needs, counted in its optimised graph.
-
-    Attributes:
-        flops, elements: of each node: arithmetic, and numbers read and written, weights among them.
-        least_elements: numbers in the weights and in the largest step together.
-    """
-
-    flops: tuple[int, ...]
-    elements: tuple[int, ...]
-    least_elements: int
 
 
 def recommend(
@@ -190,29 +177,30 @@ def _graphs(entry: zoo.Entry, progress: Progress) -> tuple[Model, Model]:
     return source, translator.optimize(source)
 
 
-def _counted(entry: zoo.Entry, progress: Progress) -> _Counted:
-    """Arithmetic and traffic of a network, from the cache where its code is the same."""
-    name = f"zoo/counted/{entry.name}-{__version__}-{zoo.fingerprint(entry)}.json"
+def _counted(entry: zoo.Entry, progress: Progress) -> Counted:
+    """What a network needs: from the table that ships, else from the cache, else counted in its export."""
+    known = shipped(entry)
+    if known is not None:
+        return known
+    name = f"zoo/needs/{entry.name}-{__version__}-{zoo.fingerprint(entry)}.json"
     text = recall(name)
     if text is not None:
         try:
-            return from_json(_Counted, json.loads(text))
+            return from_json(Counted, json.loads(text))
         except (ValueError, ConfigError) as error:
             _logger.warning("%s: what is kept of it is damaged and counted again (%s)", entry.name, error)
-    _, model = _graphs(entry, progress)
-    found = cost(model, {_BATCH: 1})
-    rows = [(row.flops, (row.moved_bytes + row.weight_bytes) // 4) for row in found.rows]
-    largest = max(row.moved_bytes for row in found.rows)
-    needs = _Counted(
-        tuple(flops for flops, _ in rows),
-        tuple(elements for _, elements in rows),
-        (found.weight_bytes + largest) // 4,
-    )
+    needs = count_network(entry, progress)
     store(name, json.dumps(asdict(needs)))
     return needs
 
 
-def _estimate(needs: _Counted, machine: PlatformProfile) -> zoo.Figures:
+def count_network(entry: zoo.Entry, progress: Progress | None = None) -> Counted:
+    """Export a network, optimise it and count what one item needs; takes seconds to a minute."""
+    _, model = _graphs(entry, progress or Silent())
+    return counted_in(entry, cost(model, {_BATCH: 1}))
+
+
+def _estimate(needs: Counted, machine: PlatformProfile) -> zoo.Figures:
     """What a network costs where each step is as fast as the machine computes or moves, all cores at work."""
     rates = ((precision, machine.peak_ops_per_s(precision)) for precision in _PRECISIONS)
     precision, peak = next(((name, rate) for name, rate in rates if rate), ("", 0.0))
@@ -223,11 +211,12 @@ def _estimate(needs: _Counted, machine: PlatformProfile) -> zoo.Figures:
             None, None, False, f"the profile of {machine.name} states no rate of its {lacking}"
         )
     width = _PRECISIONS[precision]
-    steps = zip(needs.flops, needs.elements, strict=True)
-    latency_s = sum(max(flops / peak, width * elements / bandwidth) for flops, elements in steps)
-    traffic = width * sum(needs.elements)
+    latency_s = sum(
+        step.count * max(step.flops / peak, width * step.elements / bandwidth) for step in needs.steps
+    )
+    traffic = width * needs.elements
     how = (
-        f"roofline in {precision}: {sum(needs.flops) / 1e9:.3g} GFLOP at {peak / 1e9:.4g} GFLOP/s, "
+        f"roofline in {precision}: {needs.flops / 1e9:.3g} GFLOP at {peak / 1e9:.4g} GFLOP/s, "
         f"{format_bytes(traffic)} at {bandwidth / 1e9:.3g} GB/s"
     )
     return zoo.Figures(latency_s, width * needs.least_elements, False, how)

@@ -7,19 +7,25 @@ from torch import Tensor, nn
 
 
 def conv_norm(
-    wide_in: int, wide_out: int, kernel: int = 1, stride: int = 1, dilation: int = 1
+    wide_in: int,
+    wide_out: int,
+    kernel: int = 1,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    eps: float = 1e-5,
 ) -> nn.Sequential:
     """A convolution that keeps H and W up to its stride, and its BatchNorm."""
     padding = kernel // 2 * dilation
-    conv = nn.Conv2d(wide_in, wide_out, kernel, stride, padding, dilation, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(wide_out))
+    conv = nn.Conv2d(wide_in, wide_out, kernel, stride, padding, dilation, groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(wide_out, eps))
 
 
-def depthwise_norm(channels: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def depthwise_norm(
+    channels: int, kernel: int = 3, stride: int = 1, dilation: int = 1, eps: float = 1e-5
+) -> nn.Sequential:
     """A convolution of each channel with itself alone that keeps H and W up to its stride, and its BatchNorm."""
-    padding = kernel // 2 * dilation
-    conv = nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels))
+    return conv_norm(channels, channels, kernel, stride, dilation, groups=channels, eps=eps)
 
 
 def separable(
@@ -35,25 +41,31 @@ def separable(
 
 
 class InvertedResidual(nn.Module):
-    """1x1 up by `expansion`, depthwise, 1x1 down; added to its input where the shapes agree (MobileNetV2's)."""
+    """1x1 up to `inner`, depthwise, a gate or none, 1x1 down; added to its input where the shapes agree.
+
+    MobileNetV2's block, and with a gate and other kernels MobileNetV3's.
+    """
 
     def __init__(
         self,
         wide_in: int,
+        inner: int,
         wide_out: int,
-        expansion: int,
+        kernel: int = 3,
         stride: int = 1,
         dilation: int = 1,
         activation: type[nn.Module] = nn.ReLU6,
+        gate: nn.Module | None = None,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        inner = expansion * wide_in
-        widened = [] if expansion == 1 else [*conv_norm(wide_in, inner), activation(inplace=True)]
+        widened = [*conv_norm(wide_in, inner, eps=eps), activation(inplace=True)] if inner != wide_in else []
         self.branch = nn.Sequential(
             *widened,
-            *depthwise_norm(inner, 3, stride, dilation),
+            *depthwise_norm(inner, kernel, stride, dilation, eps),
             activation(inplace=True),
-            *conv_norm(inner, wide_out),
+            *([] if gate is None else [gate]),
+            *conv_norm(inner, wide_out, eps=eps),
         )
         self.added = stride == 1 and wide_in == wide_out
 

@@ -32,8 +32,9 @@ def _features() -> nn.Sequential:
     wide_in = 32
     for expansion, wide_out, repeats, stride, first, others in table:
         for index in range(repeats):
-            steps = (1, others) if index else (stride, first)
-            layers.append(InvertedResidual(wide_in, wide_out, expansion, *steps))
+            step, dilation = (1, others) if index else (stride, first)
+            inner = expansion * wide_in
+            layers.append(InvertedResidual(wide_in, inner, wide_out, stride=step, dilation=dilation))
             wide_in = wide_out
     return nn.Sequential(*layers)
 

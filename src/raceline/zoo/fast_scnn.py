@@ -65,7 +65,9 @@ class FastScnn(nn.Module):
         for wide_out, stride in ((64, 2), (96, 2), (128, 1)):
             for index in range(3):
                 step = 1 if index else stride
-                blocks.append(InvertedResidual(wide_in, wide_out, 6, step, activation=nn.ReLU))
+                blocks.append(
+                    InvertedResidual(wide_in, 6 * wide_in, wide_out, stride=step, activation=nn.ReLU)
+                )
                 wide_in = wide_out
         self.context = nn.Sequential(*blocks, PyramidPool(128))
         self.merge = Merge(64, 128, 128)

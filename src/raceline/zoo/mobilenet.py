@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raceline.ir import Values
 from raceline.zoo import Entry, Published, grey_input, image_input
+from raceline.zoo._layers import InvertedResidual, conv_norm
 
 
 class Block(NamedTuple):
@@ -44,14 +45,6 @@ def _round_to_8(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def _conv(
-    wide_in: int, wide_out: int, kernel: int, eps: float, stride: int = 1, groups: int = 1
-) -> tuple[nn.Module, nn.Module]:
-    """A convolution that keeps H and W up to its stride, and its BatchNorm."""
-    conv = nn.Conv2d(wide_in, wide_out, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return conv, nn.BatchNorm2d(wide_out, eps=eps)
-
-
 class ChannelGate(nn.Module):
     """Squeeze-and-excitation: scale each channel by 0..1, decided from the mean of all channels."""
 
@@ -71,26 +64,12 @@ class ChannelGate(nn.Module):
         return self.decide(x_BCHW) * x_BCHW
 
 
-class InvertedResidual(nn.Module):
-    """1x1 up, depthwise, a gate or none, 1x1 down; added to its input where the shapes agree."""
-
-    def __init__(self, wide_in: int, block: Block, eps: float) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        if block.inner != wide_in:
-            layers += [*_conv(wide_in, block.inner, 1, eps), block.activation(inplace=True)]
-        layers += _conv(block.inner, block.inner, block.kernel, eps, block.stride, groups=block.inner)
-        layers.append(block.activation(inplace=True))
-        if block.gate:
-            layers.append(ChannelGate(block.inner))
-        layers += _conv(block.inner, block.wide_out, 1, eps)
-        self.branch = nn.Sequential(*layers)
-        self.added = block.stride == 1 and wide_in == block.wide_out
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H/stride, W/stride)."""
-        out = self.branch(x_BCHW)
-        return x_BCHW + out if self.added else out
+def _block(wide_in: int, block: Block, eps: float) -> InvertedResidual:
+    gate = ChannelGate(block.inner) if block.gate else None
+    return InvertedResidual(
+        wide_in, block.inner, block.wide_out, block.kernel, block.stride,
+        activation=block.activation, gate=gate, eps=eps,
+    )  # fmt: skip
 
 
 class MobileNet(nn.Module):
@@ -100,14 +79,14 @@ class MobileNet(nn.Module):
         super().__init__()
         eps, activation = recipe.norm_eps, recipe.activation
         layers: list[nn.Module] = [
-            *_conv(recipe.channels, recipe.stem, 3, eps, stride=2),
+            *conv_norm(recipe.channels, recipe.stem, 3, stride=2, eps=eps),
             activation(inplace=True),
         ]
         wide_in = recipe.stem
         for block in recipe.blocks:
-            layers.append(InvertedResidual(wide_in, block, eps))
+            layers.append(_block(wide_in, block, eps))
             wide_in = block.wide_out
-        layers += [*_conv(wide_in, recipe.features, 1, eps), activation(inplace=True)]
+        layers += [*conv_norm(wide_in, recipe.features, eps=eps), activation(inplace=True)]
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         head: list[nn.Module] = []
