@@ -24,7 +24,7 @@ from raceline.convert.example import model_from_text
 from raceline.core.errors import BackendLostError, BadModelError
 from raceline.core.progress import Silent
 from raceline.ir import Bundle, Candidate, Measurement, Profile
-from raceline.loop import Plan, deploy
+from raceline.loop import Plan, deploy, preparing
 from raceline.serve import evaluate
 
 
@@ -225,7 +225,7 @@ def test_a_read_only_out_folder(model, tmp_path):
 import os, sys
 from pathlib import Path
 from raceline.core.errors import ConfigError
-from raceline.loop import Plan, deploy
+from raceline.loop import Plan, deploy, preparing
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
@@ -316,14 +316,13 @@ def test_a_model_that_onnx_runtime_refuses_is_compared_on_another_engine(model, 
 
 def proven_by(monkeypatch, right):
     """Choose between two measured engines, of which only some compute the right thing for a server."""
-    inside = deploy.__globals__
 
     def prove(source, model, reduced, profile, sizes, progress):
         best = profile.best().candidate
         proof = SimpleNamespace(ok=best.engine in right)
         return best, proof, "" if proof.ok else f"{best.engine} lies"
 
-    monkeypatch.setitem(inside, "_prove", prove)
+    monkeypatch.setattr(preparing, "_prove", prove)
     source, model = (
         model_from_text(
             f"<ir_version: 8, opset_import: ['': 17]> net (float[2] x) => (float[2] y) {{ y = {op}(x) }}".replace(
@@ -337,7 +336,7 @@ def proven_by(monkeypatch, right):
         for engine, variant, seconds in (("openvino", "source", 1.0), ("onnxruntime", "optimised", 2.0))
     )
     profile = Profile("here", "0" * 64, {"x": (2,)}, rows)
-    return source, model, inside["_proven"](source, model, Reduced(), profile, {}, Silent())
+    return source, model, preparing._proven(source, model, Reduced(), profile, {}, Silent())
 
 
 def test_an_engine_that_differs_for_a_server_makes_room_for_the_next(monkeypatch):

@@ -13,7 +13,7 @@ from raceline.convert.example import model_from_text
 from raceline.core.errors import BadModelError, ConfigError
 from raceline.ir import Bundle, Candidate, Measurement, Profile, run_reference, write_onnx
 from raceline.ir.manifest import FORMAT_VERSION
-from raceline.loop import Plan, deploy
+from raceline.loop import Plan, deploy, preparing
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_deployment_in_eight_bits_is_proven_and_served(files):
 
 
 def test_int8_that_loses_too_much_is_refused_and_the_best_is_told():
-    only = deploy.__globals__["_only"]
+    only = preparing._only
     fast = Measurement(Candidate("a", "int8", variant="int8-a"), 1.0, 1.0)
     slow = Measurement(Candidate("a"), 0.5, 0.5)
     kept = only(Profile("p", "m", {}, (slow, fast)), "int8", Reduced())

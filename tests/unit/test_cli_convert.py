@@ -16,7 +16,7 @@ from raceline.convert.formats.tflite.write import GraphSpec, OperatorSpec, Tenso
 from raceline.ir import Bundle, write_onnx
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["compare", "explain", "formats", "inspect", "plan", "quantise", "write"]
+COMMANDS = ["compare", "explain", "formats", "inspect", "plan", "quantise", "tune", "write"]
 
 
 @pytest.fixture

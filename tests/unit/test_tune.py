@@ -10,8 +10,9 @@ from engine_doubles import MACHINE, SHAPES, Track, add_engines, net
 
 from raceline import engines
 from raceline.convert._worker import Server
-from raceline.convert.heat import offspring, representative_s
-from raceline.convert.measure import Bench, HinderedError, Timing, Worker
+from raceline.convert.choose import representative_s
+from raceline.convert.heat import offspring
+from raceline.convert.measure import Bench, HinderedError, Worker
 from raceline.convert.tune import tune
 from raceline.core.errors import BackendLostError, BadModelError, ConfigError, NotReadyError, UnknownNameError
 from raceline.ir import Candidate, Values, with_batch_axis
@@ -324,9 +325,9 @@ def test_a_real_engine_is_tuned_end_to_end(model):
 
 
 def test_disturbed_calls_do_not_count():
-    assert representative_s(Timing((1.0, 9.0, 1.2), (False, True, False))) == pytest.approx(1.1)
-    assert representative_s(Timing((3.0, 1.0, 9.0), (True, True, True))) == pytest.approx(2.0)
-    assert representative_s(Timing((5.0,), (True,))) == 5.0
+    assert representative_s((1.0, 9.0, 1.2), (False, True, False)) == pytest.approx(1.1)
+    assert representative_s((3.0, 1.0, 9.0), (True, True, True)) == pytest.approx(2.0)
+    assert representative_s((5.0,), (True,)) == 5.0
 
 
 def test_the_signature_is_what_batches_go_by(model):

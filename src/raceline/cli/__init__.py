@@ -16,6 +16,7 @@ from raceline.cli.options import (
     Json,
     Labels,
     Metric,
+    Precision,
     ReaderOptions,
     Shapes,
     Values,
@@ -89,12 +90,7 @@ def deploy(
     labels: Labels = None,
     metric: Metric = "fidelity",
     accuracy_drop: AccuracyDrop = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="auto: fewer bits where that is faster and within --accuracy-drop; or fp32, or int8."
-        ),
-    ] = "auto",
+    precision: Precision = "auto",
     once: Annotated[bool, typer.Option("--once", help="End after the report instead of serving on.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from raceline.cli.options import Json, MemoryLimit, ReaderOptions, Shapes, Values, pairs, shape
 from raceline.cli.plan import plan
 from raceline.cli.quantise import quantise
+from raceline.cli.tune import tune
 
 if TYPE_CHECKING:
     from raceline.convert import Comparison, Equivalence, Explanation, Inspection, Opened
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 app.command()(quantise)
 app.command()(plan)
+app.command()(tune)
 
 ModelPath = Annotated[str, typer.Argument(help="A model file or folder of any format, or a bundle.")]
 Format = Annotated[str, typer.Option("--format", help="Read it as this format; recognised by default.")]

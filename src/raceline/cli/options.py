@@ -39,6 +39,10 @@ AccuracyDrop = Annotated[
         help="How much accuracy may be lost, 0.01 for a point; by default 0.05 of fidelity, 0.01 of top1."
     ),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(help="auto: fewer bits where that is faster and within --accuracy-drop; or fp32, or int8."),
+]
 
 
 def pairs(items: list[str], option: str, parse: Callable[[str], Any]) -> dict[str, Any]:

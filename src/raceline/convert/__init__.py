@@ -6,6 +6,7 @@ from raceline.convert.comparing import Comparison, compare_models
 from raceline.convert.equivalence import Difference, Divergence, Equivalence, differences, verify
 from raceline.convert.explaining import Explanation, explain_model, explanation_of
 from raceline.convert.inspecting import Inspection, inspect_model
+from raceline.convert.journal import Stop, TuningLog
 from raceline.convert.measure import Bench
 from raceline.convert.opening import Hints, Opened, open_model
 from raceline.convert.precision import Reduced, reduce, verify_accuracy
@@ -16,6 +17,7 @@ from raceline.convert.targets import TargetPlan, plan_for
 from raceline.convert.translate import IRTranslator
 from raceline.convert.truth import Truth
 from raceline.convert.tune import tune
+from raceline.convert.tuning_log import Log, best_of, read_log, seconds_to_within
 from raceline.convert.writing import parsed_options, prove
 
 __all__ = [
@@ -29,13 +31,17 @@ __all__ = [
     "Hints",
     "IRTranslator",
     "Inspection",
+    "Log",
     "Opened",
     "Reduced",
     "Refusal",
     "Rewrite",
     "Shrunk",
+    "Stop",
     "TargetPlan",
     "Truth",
+    "TuningLog",
+    "best_of",
     "compare_models",
     "differences",
     "explain_model",
@@ -49,7 +55,9 @@ __all__ = [
     "plan_for",
     "prove",
     "quantise",
+    "read_log",
     "reduce",
+    "seconds_to_within",
     "settle",
     "shrink",
     "tune",

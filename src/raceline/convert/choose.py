@@ -6,7 +6,7 @@ few disturbed timings do not count for more than their number.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -61,6 +61,16 @@ def _outside(count: int) -> int:
             break
         cut += 1
     return cut
+
+
+def representative_s(times_s: Sequence[float], disturbed: Sequence[bool]) -> float:
+    """One figure for a burst of calls: the median of those during which nobody else was given the CPU.
+
+    Where every call was disturbed, the median of the faster half.
+    """
+    calm = [s for s, other in zip(times_s, disturbed, strict=True) if not other]
+    kept = sorted(calm) or sorted(times_s)[: (len(times_s) + 1) // 2]
+    return (kept[(len(kept) - 1) // 2] + kept[len(kept) // 2]) / 2
 
 
 def typical_s(times: Times) -> dict[Candidate, float]:

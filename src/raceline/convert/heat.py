@@ -7,17 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import quantiles
 
-from raceline.convert.choose import beaten, contenders, cores, leaders, settled, typical_s
-from raceline.convert.measure import Bench, HinderedError, Timing
-from raceline.convert.precision import Admission
+from raceline.convert.choose import beaten, contenders, cores, leaders, representative_s, settled, typical_s
+from raceline.convert.journal import Recorded, Stop
+from raceline.convert.measure import HinderedError
 from raceline.convert.splits import Splits, rivals
-from raceline.convert.truth import Truth
-from raceline.core.clock import Clock
 from raceline.core.errors import BadModelError, NotReadyError, RacelineError
 from raceline.core.progress import Step
-from raceline.core.units import format_bytes
-from raceline.ir import FULL, Accuracy, Candidate, Measurement, weights
-from raceline.ir.limits import available_memory_bytes
+from raceline.ir import Accuracy, Candidate, Measurement
 
 Graph = tuple[str, str]
 """An engine and the variant of the graph that it runs."""
@@ -32,7 +28,6 @@ _FINAL = 0.6  # of the budget is for all candidates; what is left, for the conte
 _SPLITTING = 0.15  # of the budget may go into the search for splits between engines
 _PROMISING = 1.4  # candidates at most so much slower than their leader get offspring
 _CHUNKS = (1, 2, 4)  # items that may stay in a cache while the network works on them
-_COPIES = 3  # of the weights that an engine may hold at a time while it loads
 
 _logger = logging.getLogger(__name__)
 
@@ -61,14 +56,13 @@ class Heat:
     """The race of all candidates of one batch.
 
     Args:
-        bench: where they are loaded and timed.
-        truth: what they should compute.
-        clock: for the budget.
+        bench: where they are loaded, checked and timed; its journal is the clock of the budget.
+        batch: of all candidates.
         order: shuffles each round.
         condemned: engines that were wrong about a graph, with the reason; read and added to.
-        admission: judges candidates with fewer bits; None where there are none.
 
     Attributes:
+        stop: why it ended.
         accuracy: of those.
         times: seconds of one call, by candidate and round.
         calls_s: seconds of every timed call.
@@ -78,12 +72,11 @@ class Heat:
         hindered: those of them that may have times on another day: memory or time was short.
     """
 
-    bench: Bench
-    truth: Truth
-    clock: Clock
+    bench: Recorded
+    batch: int
     order: random.Random
     condemned: dict[Graph, str]
-    admission: Admission | None = None
+    stop: Stop | None = None
     accuracy: dict[Candidate, Accuracy] = field(default_factory=dict)
     times: dict[Candidate, dict[int, float]] = field(default_factory=dict)
     calls_s: dict[Candidate, list[float]] = field(default_factory=dict)
@@ -97,15 +90,18 @@ class Heat:
 
     def run(self, founders: Sequence[Candidate], threads: Sequence[int], budget_s: float, step: Step) -> None:
         """Time rounds until the choice is clear or the time is used."""
-        start_s = now_s = self.clock.now_s()
-        for candidate in founders:
+        clock = self.bench.journal
+        start_s = now_s = clock.now_s()
+        for candidate in self.bench.founders(self.batch, founders):
             self._enter(candidate)
+        why = f"{_MOST_ROUNDS} rounds were run"
         for number in range(_MOST_ROUNDS):
             self._round(number)
-            before_s, now_s = now_s, self.clock.now_s()
+            before_s, now_s = now_s, clock.now_s()
             step.advance(now_s - before_s, note=self._leader())
             spent = (now_s - start_s) / budget_s
-            if not self._alive or spent >= 1 or self._is_settled(number):
+            if ended := self._ended(number, spent):
+                why = ended
                 break
             self._retire(beaten(self.times, self._alive))
             if number + 1 == _ROUNDS_BEFORE_OFFSPRING and spent < 0.5:
@@ -115,6 +111,16 @@ class Heat:
                 known = {c for c in self._alive if len(self.times[c]) >= _LEAST_ROUNDS}
                 self._retire(known - contenders(self.times, self._alive))
         self._end()
+        self.stop = Stop(self.batch, why, clock.now_s() - start_s, budget_s)
+        self.bench.journal.note("stop", batch=self.batch, why=why)
+
+    def _ended(self, number: int, spent: float) -> str:
+        """Why no further round is run; empty where one is."""
+        if not self._alive:
+            return "nothing is left"
+        if spent >= 1:
+            return "the time was used"
+        return "settled" if self._is_settled(number) else ""
 
     def _is_settled(self, number: int) -> bool:
         return number >= 2 * _ROUNDS_BEFORE_OFFSPRING + 1 and settled(self.times, self._alive)
@@ -123,10 +129,9 @@ class Heat:
         """Load a candidate, check its numbers, and find out how many calls fit into a slice of time."""
         try:
             self._refuse_wrong(candidate)
-            self._refuse_without_memory(candidate)
-            start_s = self.clock.now_s()
+            start_s = self.bench.journal.now_s()
             self.memory_bytes[candidate] = self.bench.load(candidate)
-            self.load_s[candidate] = self.clock.now_s() - start_s
+            self.load_s[candidate] = self.bench.journal.now_s() - start_s
             self._check(candidate)
             once = self.bench.time(candidate, 1)
         except RacelineError as error:
@@ -144,39 +149,30 @@ class Heat:
 
         With fewer bits nothing equals the reference: then what counts is the accuracy budget.
         """
-        if candidate.precision != FULL:
-            assert self.admission is not None
-            self.accuracy[candidate] = self.admission.judged(self.bench, candidate)
-            self.admission.refuse_lossy(self.accuracy[candidate])
-            return
-        for seed in self.truth.seeds(candidate.batch):
-            wrong = self.truth.disagreement(candidate, seed, self.bench.compute(candidate, seed=seed))
-            if wrong:
-                self.condemned[candidate.engine, candidate.variant] = f"wrong numbers: {wrong}"
-                break
-        self._refuse_wrong(candidate)
+        found = self.bench.check(candidate)
+        if isinstance(found, Accuracy):
+            self.accuracy[candidate] = found
+            self.bench.refuse_lossy(found)
+        elif found:
+            self.condemned[candidate.engine, candidate.variant] = f"wrong numbers: {found}"
+            self._refuse_wrong(candidate)
 
     def _refuse_wrong(self, candidate: Candidate) -> None:
         why = self.condemned.get((candidate.engine, candidate.variant))
         if why is not None:
             raise BadModelError(why)
 
-    def _refuse_without_memory(self, candidate: Candidate) -> None:
-        needed = _COPIES * weights.total_bytes(self.bench.models[candidate.variant].program)
-        free = available_memory_bytes()
-        if needed > free:
-            why = f"loading may take {format_bytes(needed)}, and {format_bytes(free)} are free"
-            raise NotReadyError("not tried beside the others", why)
-
     def _round(self, number: int) -> None:
         """Time every candidate once, in random order."""
         for candidate in self.order.sample(self._alive, len(self._alive)):
             try:
-                timing = self.bench.time(candidate, self._calls[candidate], warm=self._warm[candidate])
+                timing = self.bench.time(
+                    candidate, self._calls[candidate], warm=self._warm[candidate], number=number
+                )
             except RacelineError as error:
                 self._fail(candidate, error)
                 continue
-            self.times[candidate][number] = representative_s(timing)
+            self.times[candidate][number] = representative_s(timing.times_s, timing.disturbed)
             self.calls_s[candidate] += timing.times_s
 
     def _breed(self, threads: Sequence[int]) -> None:
@@ -197,7 +193,9 @@ class Heat:
         if not whole:
             return
         # Two parts take as long to load as the whole.
-        search = Splits(self.bench, self.clock, whole, budget_s, longest_s=sum(self.load_s[c] for c in whole))
+        search = Splits(
+            self.bench, self.bench.journal, whole, budget_s, longest_s=sum(self.load_s[c] for c in whole)
+        )
         for split in search.propose():
             for count in threads:
                 self._enter(replace(split, threads=count))
@@ -211,6 +209,8 @@ class Heat:
             self._fail(candidate, NotReadyError("not measured often enough", "the time was used"))
 
     def _retire(self, losers: set[Candidate]) -> None:
+        if losers:
+            self.bench.journal.note("retired", batch=self.batch, candidates=tuple(sorted(losers)))
         for candidate in losers:
             self._alive.remove(candidate)
             self._drop(candidate)
@@ -250,16 +250,6 @@ class Heat:
         ]
         failed = self.failures.items()
         return rows + [Measurement(c, failure=why, accuracy=self.accuracy.get(c)) for c, why in failed]
-
-
-def representative_s(timing: Timing) -> float:
-    """One figure for a burst of calls: the median of those during which nobody else was given the CPU.
-
-    Where every call was disturbed, the median of the faster half.
-    """
-    calm = [s for s, disturbed in zip(timing.times_s, timing.disturbed, strict=True) if not disturbed]
-    kept = sorted(calm) or sorted(timing.times_s)[: (len(timing.times_s) + 1) // 2]
-    return (kept[(len(kept) - 1) // 2] + kept[len(kept) // 2]) / 2
 
 
 def _p99(times_s: Sequence[float]) -> float:

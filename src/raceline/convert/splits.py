@@ -43,14 +43,16 @@ _logger = logging.getLogger(__name__)
 class PartBench(Protocol):
     """Where parts are loaded and timed; see `measure.Bench`."""
 
-    models: Mapping[str, Model]
-    shapes: Shapes
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """Variant -> graph."""
+
+    @property
+    def shapes(self) -> Shapes:
+        """The inputs' shapes at batch 1."""
 
     def cut(self, variant: str, start: int, stop: int) -> str:
         """The name of the variant that is a part of another."""
-
-    def load(self, candidate: Candidate) -> int:
-        """Load a candidate."""
 
     def time(self, candidate: Candidate, calls: int, *, warm: bool = True) -> Timing:
         """Time some calls."""

@@ -5,18 +5,23 @@ import json
 import logging
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 from raceline import __version__, engines
 from raceline.convert.heat import Graph, Heat
+from raceline.convert.journal import DivergedError, Journal, Recorded, TuningLog, begin
 from raceline.convert.measure import Bench
 from raceline.convert.precision import Admission, Reduced, Way
 from raceline.convert.truth import Truth
-from raceline.core.clock import Clock, SystemClock
-from raceline.core.errors import BadModelError, ConfigError, MissingDependencyError
-from raceline.core.paths import recall, store
+from raceline.convert.tuning_log import Event, Head, digest, read_log
+from raceline.core.clock import Clock, ManualClock, SystemClock
+from raceline.core.errors import BadModelError, ConfigError, MissingDependencyError, UnknownNameError
+from raceline.core.paths import cache_dir, recall, store
 from raceline.core.progress import Progress, Silent
 from raceline.ir import (
     FULL,
@@ -57,6 +62,7 @@ def tune(
     clock: Clock | None = None,
     open_bench: OpenBench | None = None,
     seed: int = 0,
+    log: TuningLog | None = None,
 ) -> Profile:
     """Measure candidates and return the profile; its `best` is the choice.
 
@@ -84,55 +90,172 @@ def tune(
         clock: for the budget.
         open_bench: where candidates are measured; None: on this machine, which must be the platform.
         seed: of inputs and of the order within rounds.
+        log: where all that happens is written, and where a run that was killed goes on from; or a log to take
+            the profile from. None: beside the profile in the cache.
 
     Raises:
         UnknownNameError, MissingDependencyError: an engine named is not there.
         BadModelError: no engine runs the model rightly; every reason is in the message.
         ConfigError: a batch or number of threads is below 1, or there is none; or the platform is another
-            machine, of which nothing can be measured here.
+            machine, of which nothing can be measured here; or the log cannot be written.
     """
     if open_bench is None:
         _refuse_elsewhere(platform)
         open_bench = Bench
-    plan = _plan(source, platform, batches, threads, engine_names)
-    reduced = reduced or Reduced()
-    key = _cache_key(source, model, platform, shapes, plan, budget_s, reduced)
-    known = _recalled(key) if cache else None
-    if known is not None:
-        return known
     watch = Silent() if progress is None else progress
-    variants = {"source": source, "optimised": model}
-    if structural_sha256(source) == structural_sha256(model):
-        del variants["source"]  # the same graph: measure it once
-    ways = reduced.ways
-    graphs = variants | {way.variant: way.model for way in ways if way.variant not in variants}
-    admission = None if reduced.judge is None else Admission(reduced.judge)
-    truth = Truth(source, shapes, seed)
-    rows: list[Measurement] = []
-    hindered: set[Candidate] = set()
-    condemned: dict[Graph, str] = {}
-    shares = _shares(plan.batches, budget_s)
-    with open_bench(graphs, shapes) as bench:
-        for contestants in (plan.engines, {} if engine_names else {_FALLBACK: ""}):
-            if any(not row.failure for row in rows):
-                break
-            for batch in plan.batches:
-                heat = Heat(bench, truth, clock or SystemClock(), random.Random(seed), condemned, admission)
-                with watch.step(f"tune batch {batch}", total=shares[batch]) as step:
-                    founders = _founders(variants, contestants, plan.threads, batch, ways)
-                    heat.run(founders, plan.threads, shares[batch], step)
-                rows += heat.measurements()
-                hindered |= heat.hindered
-    at_one = {name: tuple(shape) for name, shape in shapes.items()}
-    profile = Profile(platform.key, structural_sha256(model), at_one, tuple(rows))
-    for (engine, variant), why in condemned.items():
-        profile = profile.without(engine, variant, why)
+    log = log or TuningLog()
+    terms = _terms(source, platform, batches, threads, engine_names, budget_s, seed)
+    contest = _Contest(source, model, platform, shapes, terms, reduced or Reduced(), open_bench, watch)
+    if log.replay is not None and (found := contest.replayed(log, log.replay)) is not None:
+        return found
+    key = contest.cache_key()
+    known = _recalled(f"{key}.json") if cache and log.path is None else None
+    if known is not None:
+        log.tell("nothing was measured: the profile is in the cache")
+        return known
+    profile, hindered = contest.measured(log, cache_dir() / f"{key}.jsonl" if cache else None, clock)
     profile.best()  # raises where nothing runs: such a profile is not worth keeping
     if hindered:
         _logger.info("not kept in the cache: %s", ", ".join(f"{c} was hindered" for c in sorted(hindered)))
     elif cache:
-        store(key, json.dumps({"method": METHOD, "profile": profile.to_json()}))
+        store(f"{key}.json", json.dumps({"method": METHOD, "profile": profile.to_json()}))
     return profile
+
+
+@dataclass
+class _Contest:
+    """What is tuned, where, and on which terms."""
+
+    source: Model
+    model: Model
+    platform: PlatformProfile
+    shapes: Shapes
+    terms: "_Terms"
+    reduced: Reduced
+    open_bench: OpenBench
+    watch: Progress
+    prior_s: dict[Candidate, float] = field(default_factory=dict)
+
+    @property
+    def variants(self) -> dict[str, Model]:
+        """The graphs of full precision; one where passes changed nothing: it is measured once."""
+        if structural_sha256(self.source) == structural_sha256(self.model):
+            return {"optimised": self.model}
+        return {"source": self.source, "optimised": self.model}
+
+    @property
+    def graphs(self) -> dict[str, Model]:
+        """All graphs that compete."""
+        return {way.variant: way.model for way in self.reduced.ways} | self.variants
+
+    def measured(
+        self, log: TuningLog, cached: Path | None, clock: Clock | None
+    ) -> tuple[Profile, set[Candidate]]:
+        """The profile, from measurements that the log has already and from new ones; and who was hindered."""
+        journal = begin(log, self.head(), cached, clock or SystemClock())
+        try:
+            return self._run(log, journal)
+        except DivergedError as error:
+            log.tell(f"the log does not fit ({error}); all is measured anew")
+            return self._run(log, journal.anew(self.head()))
+        finally:
+            journal.close()
+
+    def replayed(self, log: TuningLog, path: Path) -> Profile | None:
+        """The profile that a log tells, without measuring.
+
+        None where it is of something else, or damaged: that is told, and what it tells is only expected.
+        """
+        try:
+            known = read_log(path)
+        except (OSError, ConfigError) as error:
+            log.tell(f"nothing is taken from the log: {error}")
+            return None
+        head = known.head
+        versions = _versions(head.engines)
+        terms = _Terms(head.batches, head.threads, versions, head.named, head.budget_s, head.seed)
+        told = replace(self, terms=terms)
+        why = known.head.differences(told.head()) or ("" if known.ended else "its run did not end")
+        try:
+            if not why:
+                profile, _ = told._run(
+                    log, Journal(clock=ManualClock(), told=deque(known.events), retelling=True)
+                )
+                log.tell(f"nothing was measured: {path} tells all of it")
+                return profile
+        except DivergedError as error:
+            why = f"it does not fit: {error}"
+        log.stops.clear()
+        log.tell(f"{path} only says which candidates to try first ({why})")
+        self.prior_s = known.typical_s()
+        return None
+
+    def _run(self, log: TuningLog, journal: Journal) -> tuple[Profile, set[Candidate]]:
+        terms, ways = self.terms, self.reduced.ways
+        admission = None if self.reduced.judge is None else Admission(self.reduced.judge)
+        truth = Truth(self.source, self.shapes, terms.seed)
+        rows: list[Measurement] = []
+        hindered: set[Candidate] = set()
+        condemned: dict[Graph, str] = {}
+        shares = _shares(terms.batches, terms.budget_s)
+        with self.open_bench(self.graphs, self.shapes) as bench:
+            recorded = Recorded(bench, truth, admission, journal)
+            for contestants in (terms.engines, {} if terms.named else {_FALLBACK: ""}):
+                if any(not row.failure for row in rows):
+                    break
+                for batch in terms.batches:
+                    heat = Heat(recorded, batch, random.Random(terms.seed), condemned)
+                    with self.watch.step(f"tune batch {batch}", total=shares[batch]) as step:
+                        founders = _founders(self.variants, contestants, terms.threads, batch, ways)
+                        founders.sort(key=lambda c: self.prior_s.get(c, math.inf))
+                        heat.run(founders, terms.threads, shares[batch], step)
+                    rows += heat.measurements()
+                    hindered |= heat.hindered
+                    log.stops += [heat.stop] if heat.stop else []
+        at_one = {name: tuple(shape) for name, shape in self.shapes.items()}
+        profile = Profile(self.platform.key, structural_sha256(self.model), at_one, tuple(rows))
+        for (engine, variant), why in condemned.items():
+            profile = profile.without(engine, variant, why)
+        end = journal.happen(Event("end", 0.0), lambda: {"profile": digest(profile)})
+        if end.profile != digest(profile):
+            raise DivergedError("it ends with another profile")
+        return profile, hindered
+
+    def head(self) -> Head:
+        """What a log of this run begins with."""
+        terms = self.terms
+        return Head(
+            raceline=__version__,
+            method=METHOD,
+            platform=self.platform.key,
+            engines=dict(terms.engines),
+            named=terms.named,
+            models={variant: structural_sha256(graph) for variant, graph in sorted(self.graphs.items())},
+            signature=hashlib.sha256(json.dumps(asdict(self.source.signature)).encode()).hexdigest(),
+            shapes={name: tuple(shape) for name, shape in sorted(self.shapes.items())},
+            batches=terms.batches,
+            threads=terms.threads,
+            budget_s=terms.budget_s,
+            seed=terms.seed,
+            reduced=self.reduced.key,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def cache_key(self) -> str:
+        """Where in the cache the profile is: a name that changes with everything that could change it."""
+        identity = {
+            "raceline": __version__,
+            "signature": asdict(self.source.signature),
+            "models": [structural_sha256(self.source), structural_sha256(self.model)],
+            "shapes": {name: list(shape) for name, shape in sorted(self.shapes.items())},
+            "batches": self.terms.batches,
+            "threads": self.terms.threads,
+            "engines": self.terms.engines,
+            "budget_s": self.terms.budget_s,
+            "reduced": self.reduced.key,
+        }
+        identity_sha = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return f"profiles/{self.platform.key}/{identity_sha}"
 
 
 def _refuse_elsewhere(platform: PlatformProfile) -> None:
@@ -146,21 +269,26 @@ def _refuse_elsewhere(platform: PlatformProfile) -> None:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What to try."""
+class _Terms:
+    """What to try, and for how long; `engines` are name -> version, `named` if the user named them."""
 
     batches: tuple[int, ...]
     threads: tuple[int, ...]
-    engines: dict[str, str]  # name -> version
+    engines: dict[str, str]
+    named: bool
+    budget_s: float
+    seed: int
 
 
-def _plan(
+def _terms(
     source: Model,
     platform: PlatformProfile,
     batches: Sequence[int],
     threads: Sequence[int] | None,
     engine_names: Sequence[str],
-) -> _Plan:
+    budget_s: float,
+    seed: int,
+) -> _Terms:
     wanted = sorted(set(batches))
     counts = sorted(set(threads or (1, platform.cores)))
     if not wanted or not counts or wanted[0] < 1 or counts[0] < 1:
@@ -168,7 +296,17 @@ def _plan(
     if source.signature.batch_axis is None:
         wanted = [batch for batch in wanted if batch == 1] or [1]
     named = {name: engines.load(name).version() for name in engine_names}
-    return _Plan(tuple(wanted), tuple(counts), named or _installed(platform))
+    found = named or _installed(platform)
+    return _Terms(tuple(wanted), tuple(counts), found, bool(named), budget_s, seed)
+
+
+def _versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of engines; "none" where one is not installed."""
+    found = dict.fromkeys(names, "none")
+    for name in found:
+        with suppress(MissingDependencyError, UnknownNameError):
+            found[name] = engines.load(name).version()
+    return found
 
 
 def _installed(platform: PlatformProfile) -> dict[str, str]:
@@ -202,31 +340,6 @@ def _founders(
         for engine, precision, variant in kinds
         for count in threads
     ]
-
-
-def _cache_key(
-    source: Model,
-    model: Model,
-    platform: PlatformProfile,
-    shapes: Shapes,
-    plan: _Plan,
-    budget_s: float,
-    reduced: Reduced,
-) -> str:
-    """Where in the cache the profile is: a name that changes with everything that could change it."""
-    identity = {
-        "raceline": __version__,
-        "signature": asdict(source.signature),
-        "models": [structural_sha256(source), structural_sha256(model)],
-        "shapes": {name: list(shape) for name, shape in sorted(shapes.items())},
-        "batches": plan.batches,
-        "threads": plan.threads,
-        "engines": plan.engines,
-        "budget_s": budget_s,
-        "reduced": reduced.key,
-    }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"profiles/{platform.key}/{digest}.json"
 
 
 def _recalled(key: str) -> Profile | None:

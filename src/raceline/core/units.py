@@ -11,6 +11,8 @@ GIB = 1024**3
 _SIZE = {"": 1, "b": 1, "k": KIB, "kib": KIB, "m": MIB, "mib": MIB, "g": GIB, "gib": GIB,
          "kb": 10**3, "mb": 10**6, "gb": 10**9}  # fmt: skip
 
+_DURATION = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+
 
 def parse_size_bytes(text: str) -> int:
     """Bytes of a size such as `512MiB`, `2GiB`, `1.5G` or `4096`.
@@ -24,6 +26,18 @@ def parse_size_bytes(text: str) -> int:
             f"{text!r} is not a size", next_step="Write it as 512MiB, 2GiB or a number of bytes."
         )
     return int(float(match[1]) * _SIZE[match[2].lower()])
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds of a duration such as `60s`, `1.5min`, `1h` or `90`.
+
+    Raises:
+        ConfigError: not a duration, or none at all.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text)
+    if match is None or match[2] not in _DURATION or not float(match[1]):
+        raise ConfigError(f"{text!r} is not a duration", next_step="Write it as 60s, 5min or 1h.")
+    return float(match[1]) * _DURATION[match[2]]
 
 
 def counted(count: int, thing: str) -> str:
