@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from engine_doubles import MACHINE, SHAPES, add_engines, net
 
@@ -214,3 +215,34 @@ def test_parts_are_measured_in_real_workers(model):
     full = engines.batched(model.signature, SHAPES, 8)
     expected = Reference(model).run(make_inputs(model.signature, full, seed=0))["y"]
     assert abs(found - expected).max() < 1e-4
+
+
+class Chain(PartTrack):
+    """Sixteen like nodes; one engine is quick on the first eleven, the other on the rest."""
+
+    def seconds(self, candidate):
+        first, pair, rest = candidate.engine.partition(">")
+        if not pair:
+            return super().seconds(candidate)
+        second, _, value = rest.partition("@")
+        place = int(value.removeprefix("h"))
+        return (sum(self.costs[first][:place]) + sum(self.costs[second][place:])) / 1e3
+
+
+def test_few_cuts_find_the_best_place_by_refining():
+    size, best = 16, 11
+    body = " ".join(f"h{i + 1} = MatMul(h{i}, w)" for i in range(size - 1))
+    model = model_from_text(
+        f"""<ir_version: 8, opset_import: ["": 17]> main (float[N, 8] h0, float[8, 8] w) => (float[N, 8] y)
+        {{ {body} y = MatMul(h{size - 1}, w) }}""",
+        w=np.eye(8, dtype=np.float32),
+    )
+    costs = {"honest": [1.0] * best + [4.0] * (size - best), "moody": [4.0] * best + [1.0] * (size - best)}
+    track = Chain(costs, load_s=0.2)
+    with track({"optimised": model}, {"h0": (1, 8)}) as bench:
+        search = Splits(bench, track.clock, [Candidate("honest"), Candidate("moody")], budget_s=12.0)
+        proposed = search.propose()
+        for candidate in list(track.loaded):
+            bench.drop(candidate)
+    assert proposed[0].engine == f"honest>moody@h{best}"
+    assert len(track.cuts) <= 2 * 6, "without refining it is the thirteenth"

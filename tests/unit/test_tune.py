@@ -9,6 +9,7 @@ import pytest
 from engine_doubles import MACHINE, SHAPES, Track, add_engines, net
 
 from raceline import engines
+from raceline.convert import TuningLog, read_log
 from raceline.convert._worker import Server
 from raceline.convert.choose import representative_s
 from raceline.convert.heat import offspring
@@ -90,15 +91,17 @@ def test_slow_candidates_get_little_of_the_time(model):
     assert calls.count("lying") <= 5 < calls.count("honest")
 
 
-def test_the_last_of_the_time_is_for_the_contenders(model):
+def test_the_last_of_the_time_is_for_the_contenders(model, tmp_path):
     """Long calls give few rounds; those between which the choice is get more of them than the rest."""
     other = model.clone()
     list(other.program.graph)[0].attributes["group"] = onnx_ir.AttrInt64("group", 1)
 
     track = Track(lambda c: 0.2, noise=0.05)
-    track.tune(model, other, batches=(1,), threads=(1,), budget_s=12.0)
+    log = TuningLog(tmp_path / "t.jsonl")
+    track.tune(model, other, batches=(1,), threads=(1,), budget_s=12.0, log=log)
+    times = read_log(log.written).times(1)
     for engine in ("honest", "lying"):
-        rounds = [track.timed.count(Candidate(engine, variant=v)) for v in ("source", "optimised")]
+        rounds = [len(times[Candidate(engine, variant=v)]) for v in ("source", "optimised")]
         assert max(rounds) > 1.3 * min(rounds)
 
 
@@ -107,6 +110,17 @@ def test_the_budget_ends_it_but_all_are_timed(model):
     profile = track.tune(model, model, batches=(1,), budget_s=1.0)
     assert len(profile.usable()) == 4
     assert track.clock.now_s() < 20
+
+
+def test_without_time_each_engine_is_tried_on_one_graph(model):
+    other = model.clone()
+    list(other.program.graph)[0].attributes["group"] = onnx_ir.AttrInt64("group", 1)
+    track = Track(lambda c: 2.0, noise=0.3)
+    profile = track.tune(model, other, batches=(1,), budget_s=1.0)
+    tried = {(row.candidate.engine, row.candidate.threads, row.candidate.variant) for row in profile.usable()}
+    assert tried == {(engine, count, "optimised") for engine in ("honest", "lying") for count in (1, 2)}
+    untried = [row for row in profile.measurements if "not tried" in row.failure]
+    assert len(untried) == 4 and {row.candidate.variant for row in untried} == {"source"}
 
 
 def test_a_clear_race_ends_before_the_budget(model):

@@ -1,5 +1,6 @@
 """One race: all candidates of one batch, loaded side by side, timed in rounds until the choice is clear."""
 
+import itertools
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -87,24 +88,40 @@ class Heat:
     _alive: list[Candidate] = field(default_factory=list)
     _calls: dict[Candidate, int] = field(default_factory=dict)
     _warm: dict[Candidate, bool] = field(default_factory=dict)
+    _waiting: list[Candidate] = field(default_factory=list)
+    _late: set[Candidate] = field(default_factory=set)
+    _spliced: bool = False
 
-    def run(self, founders: Sequence[Candidate], threads: Sequence[int], budget_s: float, step: Step) -> None:
-        """Time rounds until the choice is clear or the time is used."""
+    def run(
+        self,
+        founders: Sequence[Candidate],
+        threads: Sequence[int],
+        budget_s: float,
+        step: Step,
+        waiting: Sequence[Candidate] = (),
+    ) -> None:
+        """Time rounds until the choice is clear or the time is used; `waiting` enter when it is clear."""
         clock = self.bench.journal
         start_s = now_s = clock.now_s()
-        for candidate in self.bench.founders(self.batch, founders):
-            self._enter(candidate)
-        why = f"{_MOST_ROUNDS} rounds were run"
-        for number in range(_MOST_ROUNDS):
+        entering, self._waiting = self.bench.founders(self.batch, founders, waiting)
+        for candidate in entering:
+            if clock.now_s() - start_s >= budget_s and self._has_like(candidate):
+                self._waiting.append(candidate)
+            else:
+                self._enter(candidate)
+        since = 0  # the round before which somebody entered last
+        for number in itertools.count():
             self._round(number)
             before_s, now_s = now_s, clock.now_s()
             step.advance(now_s - before_s, note=self._leader())
             spent = (now_s - start_s) / budget_s
-            if ended := self._ended(number, spent):
-                why = ended
-                break
+            if why := self._ended(number - since, spent):
+                if not self._admit(spent):
+                    break
+                since = number + 1
+                continue
             self._retire(beaten(self.times, self._alive))
-            if number + 1 == _ROUNDS_BEFORE_OFFSPRING and spent < 0.5:
+            if number - since + 1 == _ROUNDS_BEFORE_OFFSPRING and spent < 0.5:
                 self._breed(threads)
                 self._splice(threads, _SPLITTING * budget_s)
             elif spent >= _FINAL:
@@ -120,7 +137,23 @@ class Heat:
             return "nothing is left"
         if spent >= 1:
             return "the time was used"
-        return "settled" if self._is_settled(number) else ""
+        if self._is_settled(number):
+            return "settled"
+        return f"{_MOST_ROUNDS} rounds were run" if number + 1 >= _MOST_ROUNDS else ""
+
+    def _has_like(self, candidate: Candidate) -> bool:
+        """Whether another is in the race that differs in the graph alone."""
+        return any(replace(other, variant=candidate.variant) == candidate for other in self._alive)
+
+    def _admit(self, spent: float) -> bool:
+        """Let in those that were expected to be slow, if time is left or all others failed; whether any were."""
+        if not self._waiting or (spent >= 1 and self.times):
+            return False
+        late, self._waiting = self._waiting, []
+        self._late |= set(late)
+        for candidate in late:
+            self._enter(candidate)
+        return True
 
     def _is_settled(self, number: int) -> bool:
         return number >= 2 * _ROUNDS_BEFORE_OFFSPRING + 1 and settled(self.times, self._alive)
@@ -184,7 +217,8 @@ class Heat:
                 parents[candidate.engine, candidate.precision, candidate.threads] = candidate
         for parent in parents.values():
             for child in offspring(parent, threads):
-                self._enter(child)
+                if child not in self.times and child not in self.failures:
+                    self._enter(child)
 
     def _splice(self, threads: Sequence[int], budget_s: float) -> None:
         """Enter the splits between two engines that measured parts promise to be faster than either."""
@@ -198,7 +232,8 @@ class Heat:
         )
         for split in search.propose():
             for count in threads:
-                self._enter(replace(split, threads=count))
+                if (one := replace(split, threads=count)) not in self.times and one not in self.failures:
+                    self._enter(one)
 
     def _end(self) -> None:
         """Free what is still loaded, and count for nothing what was hardly measured."""
@@ -207,6 +242,9 @@ class Heat:
         enough = min(_LEAST_ROUNDS, max((len(rows) for rows in self.times.values()), default=0))
         for candidate in [c for c, rows in self.times.items() if len(rows) < enough]:
             self._fail(candidate, NotReadyError("not measured often enough", "the time was used"))
+        self.hindered -= {c for c in self._late if "not measured" in self.failures.get(c, "")}
+        for candidate in self._waiting:
+            self.failures[candidate] = "not tried: others should be faster, and the time was used"
 
     def _retire(self, losers: set[Candidate]) -> None:
         if losers:

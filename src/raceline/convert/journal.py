@@ -238,18 +238,21 @@ class Recorded:
         """The inputs' shapes at batch 1."""
         return self.bench.shapes
 
-    def founders(self, batch: int, proposed: Sequence[Candidate]) -> tuple[Candidate, ...]:
-        """The order in which a batch's first candidates enter: as told, else as proposed.
+    def founders(
+        self, batch: int, proposed: Sequence[Candidate], waiting: Sequence[Candidate]
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """Who enters at once, in order, and who waits until time is left: as told, else as proposed.
 
         Raises:
             DivergedError: the log tells of other candidates.
         """
         told = self.journal.happen(
-            Event("founders", 0.0, batch=batch), lambda: {"candidates": tuple(proposed)}
-        ).candidates
-        if sorted(told) != sorted(proposed):
+            Event("founders", 0.0, batch=batch),
+            lambda: {"candidates": tuple(proposed), "waiting": tuple(waiting)},
+        )
+        if sorted(told.candidates) != sorted(proposed) or not set(told.waiting) <= set(proposed):
             raise DivergedError(f"at batch {batch} it tells of other candidates")
-        return told
+        return [c for c in told.candidates if c not in told.waiting], list(told.waiting)
 
     def load(self, candidate: Candidate) -> int:
         """Load a candidate where memory allows; the memory it added, in bytes.
@@ -412,4 +415,4 @@ def _resumption(known: Log, path: Path) -> str:
     founders = {c for e in known.events if e.do == "founders" for c in e.candidates}
     entered = {replace(c, batch=batch) for c in founders for batch in known.head.batches} | tried
     spent_s = known.events[-1].t if known.events else 0.0
-    return f"resumed from {path}: {len(tried)} of {len(entered)} candidates known, {spent_s:.0f} s of timing"
+    return f"resumed from {path}: {len(tried)} of {len(entered)} candidates known, {spent_s:.0f} s spent"

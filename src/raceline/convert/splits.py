@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from raceline import engines
+from raceline.convert.cost_model import sizes_of
 from raceline.convert.measure import Timing
 from raceline.core.clock import Clock
 from raceline.core.errors import RacelineError
@@ -31,6 +32,7 @@ _LEAST_GAIN = 1.03  # predicted; what the prediction itself may be off by
 _MOST_PROPOSED = 2
 _TARGETS = tuple(odd / scale for scale in (2, 4, 8, 16) for odd in range(1, scale, 2))
 """Shares of the work before the cut, coarse ones first."""
+_COARSE = 3  # cuts that are tried before any is refined
 _NEAR = 32  # cuts within so small a part of the work are alike; the one that fewer bytes cross is better
 _FLOPS_PER_BYTE = 8  # a float that is moved costs as much as some arithmetic
 _ROUNDS = 5
@@ -69,11 +71,13 @@ class Forecast:
         candidate: its engine is the recipe.
         predicted_s: of one call.
         gain: how many times faster that is than the fastest engine alone.
+        place: of the cut: how many nodes are before it.
     """
 
     candidate: Candidate
     predicted_s: float
     gain: float
+    place: int = 0
 
 
 def rivals(typical_s: Mapping[Candidate, float]) -> list[Candidate]:
@@ -111,6 +115,7 @@ class Splits:
     budget_s: float
     longest_s: float = 0.0
     forecasts: list[Forecast] = field(default_factory=list)
+    _tried: list[int] = field(default_factory=list)
 
     def propose(self) -> list[Candidate]:
         """The splits that are worth racing, best first; none where the time is short or nothing is gained."""
@@ -125,7 +130,9 @@ class Splits:
             self.longest_s = max(self.longest_s, self.clock.now_s() - before_s)
         best = sorted(self.forecasts, key=lambda forecast: -forecast.gain)
         for forecast in best[:_MOST_PROPOSED]:
-            _logger.debug("%s: predicted %.3g s, gain %.3f", *vars(forecast).values())
+            _logger.debug(
+                "%s: predicted %.3g s, gain %.3f", forecast.candidate, forecast.predicted_s, forecast.gain
+            )
         return [f.candidate for f in best[:_MOST_PROPOSED] if f.gain > _LEAST_GAIN]
 
     def _places(self) -> Iterator[tuple[int, int, str]]:
@@ -139,8 +146,19 @@ class Splits:
         except RacelineError as error:  # an operator whose cost or shape is not known
             _logger.debug("no splits of %s: %s", model.name, error)
             return
-        for cut in _spread(segments.cuts(), work):
+        cuts = segments.cuts()
+        while (cut := self._next(cuts, work)) is not None:
+            self._tried.append(cut.place)
             yield cut.place, segments.size, cut.after
+
+    def _next(self, cuts: Sequence[Cut], work: Sequence[float]) -> Cut | None:
+        """The cut to measure next: coarse ones first, then those on either side of the best so far."""
+        spread = [cut for cut in _spread(cuts, work) if cut.place not in self._tried]
+        if len(self._tried) < _COARSE or not self.forecasts:
+            return spread[0] if spread else None
+        best = max(self.forecasts, key=lambda forecast: forecast.gain).place
+        refined = [cut for cut in _beside(best, self._tried, cuts, work) if cut.place not in self._tried]
+        return next(iter(refined or spread), None)
 
     def _measure(self, place: int, size: int, value: str) -> None:
         """Time the parts before and behind a place in every engine, and predict every pair."""
@@ -157,7 +175,7 @@ class Splits:
         for one, other in itertools.permutations(warmth_s, 2):
             predicted_s = seconds[heads[one]] + seconds[tails[other]] + (warmth_s[one] + warmth_s[other]) / 2
             split = replace(self.whole[0], engine=engines.recipe(one, other, value))
-            self.forecasts.append(Forecast(split, predicted_s, fastest_s / predicted_s))
+            self.forecasts.append(Forecast(split, predicted_s, fastest_s / predicted_s, place))
 
     def _timed(self, candidates: Sequence[Candidate]) -> dict[Candidate, float]:
         """Seconds of one call of each, the least of some rounds; without those that an engine refuses."""
@@ -196,13 +214,9 @@ class Splits:
 
 def _work_before(model: Model, shapes: Shapes) -> list[float]:
     """For each place, the share of the work of the nodes before it."""
-    sizes = {
-        dim: size
-        for spec in model.signature.inputs
-        for dim, size in zip(spec.shape, shapes[spec.name], strict=True)
-        if isinstance(dim, str)
-    }
-    each = [row.flops + _FLOPS_PER_BYTE * row.moved_bytes for row in cost(model, sizes).rows]
+    each = [
+        row.flops + _FLOPS_PER_BYTE * row.moved_bytes for row in cost(model, sizes_of(model, shapes)).rows
+    ]
     total = max(1, sum(each))
     return [done / total for done in itertools.accumulate(each, initial=0)]
 
@@ -214,3 +228,19 @@ def _spread(cuts: Sequence[Cut], work: Sequence[float]) -> list[Cut]:
         nearest = min(cuts, key=lambda c: (round(abs(work[c.place] - target) * _NEAR), c.live_bytes))
         chosen.setdefault(nearest.place, nearest)
     return list(chosen.values())
+
+
+def _beside(best: int, tried: Sequence[int], cuts: Sequence[Cut], work: Sequence[float]) -> list[Cut]:
+    """The cuts half-way from the best place to those that were tried before and behind it, the wider gap first."""
+    low = max((work[place] for place in tried if place < best), default=0.0)
+    high = min((work[place] for place in tried if place > best), default=1.0)
+    gaps = sorted([(low, work[best]), (work[best], high)], key=lambda gap: gap[0] - gap[1])
+    found = []
+    for start, stop in gaps:
+        inside = [cut for cut in cuts if start < work[cut.place] < stop and cut.place not in tried]
+        if inside and stop - start > 1 / _NEAR:
+            middle = (start + stop) / 2
+            found.append(
+                min(inside, key=lambda c: (round(abs(work[c.place] - middle) * _NEAR), c.live_bytes))
+            )
+    return found

@@ -10,9 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from raceline import __version__, engines
+from raceline.convert.cost_model import Expectation, Work, for_platform, work_of
 from raceline.convert.heat import Graph, Heat
 from raceline.convert.journal import DivergedError, Journal, Recorded, TuningLog, begin
 from raceline.convert.measure import Bench
@@ -83,7 +85,8 @@ def tune(
         engine_names: the engines that compete; empty: those that suit the platform and are installed.
         reduced: ways of computing with fewer bits that compete too, of those engines; held against their
             accuracy budget and not against the reference.
-        budget_s: how long timing may take; each candidate is timed at least once, whatever that takes.
+        budget_s: how long it may take. Each engine is timed at least once, at each precision and number of
+            threads, whatever that takes; but other graphs of it only if there is time.
         progress: told of each round.
         cache: look for an earlier profile of the same models, inputs, machine and engines, and keep this one,
             unless memory or time was short for a candidate that may do better on another day.
@@ -118,7 +121,9 @@ def tune(
     if hindered:
         _logger.info("not kept in the cache: %s", ", ".join(f"{c} was hindered" for c in sorted(hindered)))
     elif cache:
-        store(f"{key}.json", json.dumps({"method": METHOD, "profile": profile.to_json()}))
+        known_work = None if contest.work is None else asdict(contest.work)
+        data = {"method": METHOD, "profile": profile.to_json(), "work": known_work}
+        store(f"{key}.json", json.dumps(data))
     return profile
 
 
@@ -136,6 +141,11 @@ class _Contest:
     watch: Progress
     prior_s: dict[Candidate, float] = field(default_factory=dict)
 
+    @cached_property
+    def work(self) -> Work | None:
+        """What an item costs."""
+        return work_of(self.model, self.shapes)
+
     @property
     def variants(self) -> dict[str, Model]:
         """The graphs of full precision; one where passes changed nothing: it is measured once."""
@@ -152,12 +162,14 @@ class _Contest:
         self, log: TuningLog, cached: Path | None, clock: Clock | None
     ) -> tuple[Profile, set[Candidate]]:
         """The profile, from measurements that the log has already and from new ones; and who was hindered."""
-        journal = begin(log, self.head(), cached, clock or SystemClock())
+        head = replace(self.head(), work=self.work)
+        journal = begin(log, head, cached, clock or SystemClock())
         try:
-            return self._run(log, journal)
+            return self._run(log, journal, self._expected())
         except DivergedError as error:
             log.tell(f"the log does not fit ({error}); all is measured anew")
-            return self._run(log, journal.anew(self.head()))
+            log.stops.clear()
+            return self._run(log, journal.anew(head), self._expected())
         finally:
             journal.close()
 
@@ -178,9 +190,8 @@ class _Contest:
         why = known.head.differences(told.head()) or ("" if known.ended else "its run did not end")
         try:
             if not why:
-                profile, _ = told._run(
-                    log, Journal(clock=ManualClock(), told=deque(known.events), retelling=True)
-                )
+                journal = Journal(clock=ManualClock(), told=deque(known.events), retelling=True)
+                profile, _ = told._run(log, journal, Expectation(None, None, self.platform))
                 log.tell(f"nothing was measured: {path} tells all of it")
                 return profile
         except DivergedError as error:
@@ -190,7 +201,12 @@ class _Contest:
         self.prior_s = known.typical_s()
         return None
 
-    def _run(self, log: TuningLog, journal: Journal) -> tuple[Profile, set[Candidate]]:
+    def _expected(self) -> Expectation:
+        """What is expected of the candidates before any is measured."""
+        model = None if self.work is None else for_platform(self.platform, METHOD)
+        return Expectation(model, self.work, self.platform, self.prior_s)
+
+    def _run(self, log: TuningLog, journal: Journal, expected: Expectation) -> tuple[Profile, set[Candidate]]:
         terms, ways = self.terms, self.reduced.ways
         admission = None if self.reduced.judge is None else Admission(self.reduced.judge)
         truth = Truth(self.source, self.shapes, terms.seed)
@@ -207,9 +223,12 @@ class _Contest:
                     heat = Heat(recorded, batch, random.Random(terms.seed), condemned)
                     with self.watch.step(f"tune batch {batch}", total=shares[batch]) as step:
                         founders = _founders(self.variants, contestants, terms.threads, batch, ways)
-                        founders.sort(key=lambda c: self.prior_s.get(c, math.inf))
-                        heat.run(founders, terms.threads, shares[batch], step)
-                    rows += heat.measurements()
+                        first = batch == terms.batches[0]
+                        waiting = expected.hopeless(founders, first=first)
+                        heat.run(expected.ordered(founders), terms.threads, shares[batch], step, waiting)
+                    found = heat.measurements()
+                    rows += found
+                    expected.learn({row.candidate: row.latency_s for row in found if not row.failure})
                     hindered |= heat.hindered
                     log.stops += [heat.stop] if heat.stop else []
         at_one = {name: tuple(shape) for name, shape in self.shapes.items()}

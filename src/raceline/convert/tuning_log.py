@@ -2,7 +2,7 @@
 
 The head names versions, machine, graphs, shapes and budgets. The lines after it are events:
 
-    founders     the order in which a batch's candidates enter the race
+    founders     the order in which a batch's candidates enter the race, and which wait until time is left
     load, check  a candidate was loaded; its outputs were held against the reference or the accuracy budget
     time         a burst of calls: the seconds of each, and which of them were disturbed
     retired      candidates that are timed no more
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from raceline.convert.choose import leaders, representative_s, typical_s
+from raceline.convert.cost_model import Work
 from raceline.core.errors import ConfigError
 from raceline.core.records import from_json
 from raceline.core.units import MIB
@@ -51,6 +52,7 @@ class Head:
         reduced: digest of what decides about fewer bits.
         date: when it began, UTC.
         log: version of the log's own format.
+        work: what an item costs, computed; for those who learn from the log.
     """
 
     raceline: str
@@ -68,14 +70,15 @@ class Head:
     reduced: str
     date: str
     log: int = FORMAT
+    work: Work | None = None
 
     def differences(self, other: Head) -> str:
-        """In what another head differs, in words; the dates do not count. Empty: in nothing."""
+        """In what another head differs, in words; date and work do not count. Empty: in nothing."""
         mine, theirs = asdict(self), asdict(other)
         return ", ".join(
             f"{name} {_brief(mine[name])} instead of {_brief(theirs[name])}"
             for name in mine
-            if name != "date" and mine[name] != theirs[name]
+            if name not in {"date", "work"} and mine[name] != theirs[name]
         )
 
 
@@ -85,6 +88,7 @@ class Event:
 
     Attributes:
         t: seconds since the run began, when it ended.
+        waiting: of founders: those that enter only if time is left.
         calls, number: of a burst: how many were asked for, and in which round.
         disturbed: which calls of a burst were.
         wrong: how outputs differ from the reference; empty where they do not.
@@ -97,6 +101,7 @@ class Event:
     batch: int = 0
     candidate: Candidate | None = None
     candidates: tuple[Candidate, ...] = ()
+    waiting: tuple[Candidate, ...] = ()
     calls: int = 0
     number: int = -1
     warm: bool = True
@@ -280,7 +285,7 @@ def _sparse(record: Any) -> dict[str, Any]:
             value = _sparse(value)
         elif isinstance(value, Accuracy):
             value = asdict(value)
-        elif spec.name == "candidates":
+        elif spec.name in {"candidates", "waiting"}:
             value = [_sparse(candidate) for candidate in value]
         found[spec.name] = value
     return found
