@@ -120,6 +120,52 @@ def test_a_model_without_large_weights_has_no_weights_file(tmp_path):
     assert Bundle.open(tmp_path / "b").model.signature.inputs
 
 
+SECRET = "/home/somebody/secret/train.py"
+
+
+def noted(message):
+    """The message with a note wherever onnx has room for one, in everything inside it."""
+    for name in {"doc_string", "metadata_props"}.intersection(message.DESCRIPTOR.fields_by_name):
+        if name == "doc_string":
+            message.doc_string = SECRET
+        else:
+            message.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=SECRET)
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.name != "metadata_props":
+            for part in [value] if hasattr(value, "DESCRIPTOR") else value:
+                noted(part)
+    return message
+
+
+def test_what_exporters_note_of_their_machine_is_not_written(tmp_path):
+    branch = m.helper.make_graph(
+        [m.helper.make_node("Constant", [], ["c"], value=m.tensor("", np.full(4, 2.0)))],
+        "branch", [], [m.info("c", [4])],
+    )  # fmt: skip
+    nodes = [
+        m.helper.make_node("Constant", [], ["yes"], value=m.helper.make_tensor("", 9, [], [True])),
+        m.helper.make_node("If", ["yes"], ["c"], then_branch=branch, else_branch=branch),
+        m.helper.make_node("Mul", ["x", "c"], ["z"]),
+        m.helper.make_node("MatMul", ["z", "w"], ["y"]),
+    ]
+    weight = m.tensor("w", np.ones((4, WIDE)))
+    made = m.proto(nodes, [m.info("x", ["n", 4])], [m.info("y", ["n", WIDE])], [weight])
+    made.graph.value_info.append(m.info("z", ["n", 4]))
+    noted(made.graph)
+    made.doc_string = "reads digits"
+    made.metadata_props.add(key="imgsz", value="[8, 8]")
+    made.metadata_props.add(key="pkg.torch.export.signature", value=SECRET)
+    model = m.read(made, tmp_path)
+    assert SECRET.encode() in onnx_ir.to_proto(model.program).SerializeToString()
+    written = Bundle.write(tmp_path / "b", model)
+    for file in (tmp_path / "b").iterdir():
+        assert b"secret" not in file.read_bytes()
+    program = written.model.program
+    assert program.doc_string == "reads digits" and dict(program.metadata_props) == {"imgsz": "[8, 8]"}
+    assert written.model_sha256 == structural_sha256(model)
+    np.testing.assert_array_equal(run_reference(written.model, FEEDS)["y"], run_reference(model, FEEDS)["y"])
+
+
 def test_numbers_that_json_lacks_become_null(tmp_path, model):
     bundle = Bundle.write(
         tmp_path / "b", model, equivalence={"max": float("nan"), "rows": [float("inf"), 1.5]}

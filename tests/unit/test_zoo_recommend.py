@@ -249,7 +249,7 @@ def run(capsys, monkeypatch):
 
 def test_every_command_shows_an_example():
     group = typer.main.get_command(cli.app).commands["zoo"]
-    assert sorted(group.commands) == ["get", "list", "recommend"]
+    assert sorted(group.commands) == ["get", "list", "recommend", "train"]
     assert all("Example: raceline zoo " in command.help for command in group.commands.values())
 
 

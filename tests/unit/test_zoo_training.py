@@ -2,12 +2,15 @@
 
 import gzip
 import importlib.util
+import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from raceline import zoo
+from raceline import cli, engines, zoo
+from raceline.convert import IRTranslator
 from raceline.core.errors import (
     BadModelError,
     ConfigError,
@@ -52,6 +55,7 @@ def test_a_set_is_split_for_good_without_overlap(name):
     assert twins == 0 and len(seen) == len(data.train.items)
 
 
+@pytest.mark.slow  # importing scikit-learn takes a second
 def test_digits_are_those_of_scikit_learn():
     sklearn = pytest.importorskip(
         "sklearn.datasets", reason="needs scikit-learn: pip install 'raceline[data]'"
@@ -102,14 +106,25 @@ def few(data, count=192):
     return replace(data, train=zoo.Split(*(part[:count] for part in data.train)))
 
 
-def test_a_network_learns_digits_in_seconds(torch):
-    found = zoo.train("resnet18_small", zoo.data("digits"), epochs=5, seed=1)
-    assert found.test_accuracy > 0.85 and found.validation_accuracy > 0.85
-    assert not found.model.training
-    data = zoo.data("digits")
-    with torch.no_grad():
-        chosen = found.model(torch.from_numpy(data.test.items)).argmax(1).numpy()
-    assert (chosen == data.test.labels).mean() == pytest.approx(found.test_accuracy)
+def test_a_network_learns_digits_in_seconds_and_is_written(torch, monkeypatch, capsys, tmp_path):
+    path = tmp_path / "digits.onnx"
+    order = f"zoo train resnet18_small --data digits --epochs 3 --seed 1 -o {path} --json"
+    monkeypatch.setattr(sys, "argv", ["raceline", *order.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    told = json.loads(capsys.readouterr().out)
+    assert not end.value.code and min(told["accuracy"].values()) > 0.7
+    model = IRTranslator().parse(path)
+    assert model.signature.inputs[0].shape == ("batch", 1, 8, 8)
+    test = zoo.data("digits").test
+    session = engines.load("onnxruntime").load(model, engines.Options())
+    right = session.run({"images": test.items})["logits"].argmax(1) == test.labels
+    assert right.mean() == pytest.approx(told["accuracy"]["test"], abs=1 / len(right))
+
+
+def test_what_can_be_trained_is_told(torch):
+    trainable = {entry.name for entry in zoo.list() if entry.trainable}
+    assert trainable == {"resnet18_small", "mobilenet_v2_small"}
 
 
 def test_the_seed_decides_and_nothing_else_moves(torch):
@@ -123,11 +138,11 @@ def test_the_seed_decides_and_nothing_else_moves(torch):
 
 
 def test_pictures_move_by_whole_pixels_each_by_its_own(torch):
-    from raceline.zoo._training import _moved
+    from raceline.zoo._training import moved
 
     torch.manual_seed(0)
     pictures = torch.arange(200.0).reshape(1, 1, 10, 20).repeat(64, 1, 1, 1)
-    moved = _moved(pictures, 2)
+    moved = moved(pictures, 2)
     assert moved.shape == pictures.shape
     found = set()
     for item in moved[:, 0]:

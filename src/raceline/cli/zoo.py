@@ -37,6 +37,8 @@ def list_(
         typer.echo(f"    {entry.source}")
         if entry.published:
             typer.echo(f"    published: {entry.published}")
+        if entry.trainable:
+            typer.echo(f"    can be trained here: raceline zoo train {entry.name} -o {entry.name}.onnx")
 
 
 @app.command()
@@ -63,6 +65,36 @@ def get(
         return
     typer.echo(f"{path}  {format_bytes(path.stat().st_size)}")
     typer.echo(f"its weights are random (seed {seed}): it is as fast as a trained one, and answers nothing")
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="A network; `raceline zoo list` says which can be trained.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")],
+    data: Annotated[
+        str, typer.Option(help="Pictures that a package carries: digits or mnist_5k.")
+    ] = "mnist_5k",
+    epochs: Annotated[int, typer.Option(help="Passes over the training items.", min=1)] = 15,
+    seed: Annotated[int, typer.Option(help="Of the first weights and the order of items.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a small network on real pictures, and write it as ONNX with what it learned.
+
+    Example: raceline zoo train resnet18_small --data digits -o digits.onnx
+    """
+    from raceline import zoo
+    from raceline.core.units import format_bytes
+    from raceline.loop import TerminalProgress
+
+    trained = zoo.train(name, zoo.data(data), epochs=epochs, seed=seed, progress=TerminalProgress())
+    path = zoo.export_onnx(name, out, trained=trained)
+    if as_json:
+        told = {"file": str(path), "name": name, "seed": seed, "data": data, "epoch": trained.epoch}
+        reached = {"validation": trained.validation_accuracy, "test": trained.test_accuracy}
+        typer.echo(json.dumps({**told, "accuracy": reached, "size_bytes": path.stat().st_size}))
+        return
+    typer.echo(f"{path}  {format_bytes(path.stat().st_size)}")
+    typer.echo(f"{100 * trained.test_accuracy:.1f} % of {data}'s test items are right (seed {seed})")
 
 
 def _batch(text: str) -> int | Literal["dynamic"]:

@@ -23,6 +23,7 @@ from raceline.ir.check import check
 from raceline.ir.limits import Limits
 from raceline.ir.manifest import FileEntry, Manifest
 from raceline.ir.model import Model
+from raceline.ir.notes import forget_notes
 from raceline.ir.profile import Profile
 from raceline.ir.serialise import (
     ALWAYS_EMBEDDED_BYTES,
@@ -84,7 +85,8 @@ class Bundle:
     ) -> Bundle:
         """Write a bundle, in place of one that may be there; a kill at any moment leaves the old or the new.
 
-        Weights stream from where they are; memory does not grow with them.
+        Weights stream from where they are; memory does not grow with them. Notes that exporters leave at nodes
+        and values, such as stack traces and places of source files, are not written.
 
         Args:
             folder: where to; must be absent, empty or a bundle.
@@ -163,7 +165,9 @@ def _write_model(folder: Path, model: Model) -> dict[str, FileEntry]:
             extents = write_weights([tensor for _, tensor in moved], file, sha)
             files[manifest.WEIGHTS] = FileEntry(sha.hexdigest(), file.tell())
         refer(moved, extents, manifest.WEIGHTS)
-    content = message_bytes(serialised(program), model.name)
+    proto = serialised(program)
+    forget_notes(proto)
+    content = message_bytes(proto, model.name)
     return {manifest.MODEL: _write_file(folder / manifest.MODEL, content), **files}
 
 

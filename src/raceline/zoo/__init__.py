@@ -36,6 +36,7 @@ __all__ = [
     "Split",
     "Trained",
     "Verdict",
+    "augmented",
     "data",
     "export_onnx",
     "fingerprint",
@@ -111,11 +112,17 @@ class Entry:
     published: Published | None = None
     file: str = ""
 
+    @property
+    def trainable(self) -> bool:
+        """Whether `train` teaches it the sets of `data`: it classifies small grey pictures."""
+        return self.task == "classify" and [len(self.inputs), *self.inputs[0].shape[1:2]] == [1, 1]
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, without the code."""
         return {
             "name": self.name,
             "task": self.task,
+            "trainable": self.trainable,
             "family": self.file,
             "parameters": self.parameters,
             "gflop": self.gflop,
@@ -167,6 +174,7 @@ class Trained:
 
     Attributes:
         model: in eval mode.
+        inputs: those of the entry, in the size of the pictures.
         validation_accuracy: by which the epoch was chosen.
         test_accuracy: on items that nothing was chosen by.
         epoch: the one that was kept, from 0.
@@ -174,6 +182,7 @@ class Trained:
     """
 
     model: torch.nn.Module
+    inputs: tuple[TensorSpec, ...]
     validation_accuracy: float
     test_accuracy: float
     epoch: int
@@ -241,6 +250,7 @@ def export_onnx(
     seed: int = 0,
     batch: int | Literal["dynamic"] = "dynamic",
     optimise: bool = True,
+    trained: Trained | None = None,
 ) -> Path:
     """Write a model as ONNX, through torch's exporter and as it leaves it, and return the path.
 
@@ -252,6 +262,7 @@ def export_onnx(
         seed: of the random weights.
         batch: a fixed batch size, or "dynamic" for an axis named "batch".
         optimise: the exporter's default, which folds BatchNorm and constants; False keeps them.
+        trained: what `train` made of that network, for pictures of the size that it has seen; None: random weights.
 
     Raises:
         UnknownNameError: no model has that name; the message lists those there are.
@@ -261,7 +272,9 @@ def export_onnx(
     entry = _entry(name)
     from raceline.zoo._export import export
 
-    return export(entry, path, seed, batch, optimise)
+    if trained is None:
+        return export(entry, path, seed, batch, optimise)
+    return export(replace(entry, inputs=trained.inputs), path, seed, batch, optimise, trained.model)
 
 
 def data(name: str) -> Data:
@@ -305,6 +318,16 @@ def train(
     from raceline.zoo._training import trained
 
     return trained(entry, data, epochs=epochs, seed=seed, progress=progress)
+
+
+def augmented(pictures: torch.Tensor) -> torch.Tensor:
+    """Each picture (items, channels, height, width) moved by its own few pixels, up to a tenth of its side.
+
+    As `train` moves them, by torch's generator; what comes in at an edge is what was there.
+    """
+    from raceline.zoo._training import moved
+
+    return moved(pictures, pictures.shape[-1] // 10)
 
 
 def image_input(height_pixels: int, values: Values, width_pixels: int | None = None) -> TensorSpec:

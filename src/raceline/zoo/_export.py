@@ -24,13 +24,20 @@ OPSET = 18
 EXAMPLE_BATCH = 2
 
 
-def export(entry: Entry, path: str | os.PathLike[str], seed: int, batch: int | str, optimise: bool) -> Path:
+def export(
+    entry: Entry,
+    path: str | os.PathLike[str],
+    seed: int,
+    batch: int | str,
+    optimise: bool,
+    model: nn.Module | None = None,
+) -> Path:
     """See `raceline.zoo.export_onnx`."""
     size = _example_size(batch)
     target = _writable(Path(path))
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingDependencyError("exporting to ONNX", "onnxscript", INSTALL)
-    model = initialised(entry, seed)
+    model = (model or initialised(entry, seed)).eval()
     generator = torch.Generator().manual_seed(seed)
     example = tuple(sample(spec, size, generator) for spec in entry.inputs)
     program = _exported(entry, model, example, batch == "dynamic", optimise)

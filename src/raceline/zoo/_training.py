@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from raceline.core.errors import BadModelError, ConfigError, ShapeError
 from raceline.core.progress import Progress, Silent
-from raceline.zoo import Data, Entry, Split, Trained
+from raceline.zoo import Data, Entry, Split, Trained, grey_input
 
 _BATCH = 64
 _PEAK_RATE = 0.1
@@ -42,7 +42,8 @@ def trained(entry: Entry, data: Data, *, epochs: int, seed: int, progress: Progr
             step.advance(note=f"validation {reached:.4f}")
     model.load_state_dict(best[2])
     model = model.to(memory_format=torch.contiguous_format).eval()
-    return Trained(model, best[0], _accuracy(model, data.test), best[1], seed)
+    inputs = (grey_input(data.train.items.shape[-1]),)
+    return Trained(model, inputs, best[0], _accuracy(model, data.test), best[1], seed)
 
 
 def _check(entry: Entry, data: Data, epochs: int) -> None:
@@ -108,10 +109,10 @@ def _batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         if len(chosen) < _BATCH // 2 and start:
             return
         pictures = torch.from_numpy(split.items[chosen.numpy()])
-        yield _moved(pictures, reach), torch.from_numpy(split.labels[chosen.numpy()])
+        yield moved(pictures, reach), torch.from_numpy(split.labels[chosen.numpy()])
 
 
-def _moved(pictures: Tensor, reach: int) -> Tensor:
+def moved(pictures: Tensor, reach: int) -> Tensor:
     """Each picture moved by its own few pixels, what comes in at the edges being what is there already."""
     if not reach:
         return pictures

@@ -14,7 +14,7 @@ torch loads when a function here is called.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,6 +111,7 @@ def fit(
     teacher: torch.nn.Module | None = None,
     validation: tuple[Array, Array] | None = None,
     loss: Any = None,
+    augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
     progress: Progress | None = None,
 ) -> History:
     """Train; the same seed, data, torch and number of threads give the same weights.
@@ -123,6 +124,8 @@ def fit(
         teacher: gives the scores that the module should give too, usually the module in floating point.
         validation: items and labels by which the best epoch is chosen and kept; without them the last is.
         loss: (answer, labels) to a number; None: cross entropy.
+        augment: what becomes of a batch's items before each step, of the same shape; draws from torch's generator,
+            which is seeded by the recipe.
         progress: told of each step.
 
     Raises:
@@ -131,7 +134,7 @@ def fit(
     """
     return _part("training").trained(  # type: ignore[no-any-return]
         module, items, labels, recipe or Recipe(),
-        teacher=teacher, validation=validation, loss=loss, progress=progress,
+        teacher=teacher, validation=validation, loss=loss, augment=augment, progress=progress,
     )  # fmt: skip
 
 

@@ -23,8 +23,10 @@ from raceline.convert.rewrite import optimise
 from raceline.convert.versions import with_opset
 from raceline.core.errors import BadModelError, MissingDependencyError
 from raceline.ir import Model, with_batch_axis
+from raceline.ir.notes import forget_notes
 from raceline.ir.packed import OPSET as PACKED_OPSET
 from raceline.ir.packed import packed
+from raceline.ir.serialise import message_bytes
 
 _OPSET = 18  # the exporter's own
 _INT32 = torch.iinfo(torch.int32)
@@ -154,7 +156,6 @@ def exported(
         path = Path(folder) / f"{name}.onnx"
         _write(graph, module, path, output_names, batch_axis)
         model = read_onnx(path)
-        _forget_notes(model)
         for value in model.program.graph.initializers.values():
             if value.const_value is not None:
                 value.const_value.numpy()  # maps what lies beside the model while it is there
@@ -195,22 +196,6 @@ def _independent(module: FakeQuantised) -> bool:
         a.shape == b.shape and bool(torch.allclose(a, b, atol=1e-4 * float(a.abs().max()), rtol=1e-3))
         for a, b in zip(together, rows, strict=True)
     )
-
-
-def _forget_notes(model: Model) -> None:
-    """Drop what the exporter notes at every node: places in source files, half as many bytes as the weights."""
-    graph = model.program.graph
-    holders: list[Any] = [
-        model.program,
-        graph,
-        *graph.all_nodes(),
-        *graph.inputs,
-        *graph.initializers.values(),
-    ]
-    holders += [value for node in graph.all_nodes() for value in node.outputs]
-    for holder in holders:
-        holder.metadata_props.clear()
-        holder.doc_string = None
 
 
 def _told(module: FakeQuantised) -> str:
@@ -270,7 +255,9 @@ def _write(
                 output_names=names,
                 dynamic_shapes=None if axis is None else tuple({0: axis} for _ in module.example),
             )
-            program.save(str(path), external_data=False)
+            proto = program.model_proto
+            forget_notes(proto)  # half as many bytes as the weights
+            path.write_bytes(message_bytes(proto, path.stem))
     except Exception as error:  # noqa: BLE001  torch's exporter raises what its many parts raise
         lines = str(error).splitlines()
         raise BadModelError(

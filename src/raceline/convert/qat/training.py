@@ -34,6 +34,7 @@ def trained(
     teacher: nn.Module | None,
     validation: tuple[Array, Array] | None,
     loss: Loss | None,
+    augment: Callable[[Tensor], Tensor] | None,
     progress: Progress | None,
 ) -> History:
     """See `raceline.convert.qat.fit`."""
@@ -55,7 +56,8 @@ def trained(
             if isinstance(module, FakeQuantised) and epoch >= recipe.freeze_at * recipe.epochs:
                 module.freeze_norms()
             total = 0.0
-            for inputs, truth in _batches(data, recipe.batch):
+            for chosen, truth in _batches(data, recipe.batch):
+                inputs = chosen if augment is None else augment(chosen)
                 total += _step(module.train(), inputs, truth, judge, optimiser, recipe) * len(truth)
                 schedule.step()
                 step.advance(note=f"epoch {epoch + 1} of {recipe.epochs}")
