@@ -15,6 +15,7 @@ from raceline import _native, engines
 from raceline.core.errors import ConfigError, InvariantError
 from raceline.engines import Options, Session, Tensors
 from raceline.engines._cut import cut
+from raceline.engines.native import methods
 from raceline.engines.native.build import build
 from raceline.engines.native.operators import as_pictures
 from raceline.engines.native.segments import Segment, cut_up, settled
@@ -226,7 +227,11 @@ def _part(
         streams=options.streams,
         kernels=_kernels(),
     )
+    if options.optimise:
+        methods.learn()
     net.prepare(budget_s if options.optimise else 0.0, options.optimise)
+    if options.optimise:
+        methods.keep()
     return _Net(net, inputs, outputs)
 
 
