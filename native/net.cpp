@@ -306,9 +306,9 @@ std::vector<double> Net::time_steps(const float* const* inputs, float* const* ou
     std::vector<double> least(steps_.size(), std::numeric_limits<double>::infinity());
     for (int i = 0; i < repeats; ++i)
         for (std::size_t k = 0; k < steps_.size(); ++k) {
-            const double start = now_s();
+            const double start = spent_s(threads_);
             steps_[k]->run(call);
-            least[k] = std::min(least[k], now_s() - start);
+            least[k] = std::min(least[k], spent_s(threads_) - start);
         }
     return least;
 }

@@ -167,7 +167,7 @@ class Net {
     const Kernels& kernels() const { return *kernels_; }
     std::int64_t memory_bytes() const;
     std::vector<std::string> step_names() const;
-    // Least seconds of each step over some calls.
+    // Least seconds of each step over some calls: of computing at one thread, else of time.
     std::vector<double> time_steps(const float* const* inputs, float* const* outputs, int repeats);
     const std::vector<Value>& inputs() const { return inputs_; }
     const std::vector<Value>& outputs() const { return outputs_; }

@@ -274,7 +274,7 @@ class Net:
     def time_steps(
         self, inputs: Sequence[_Floats], outputs: Sequence[_Floats], repeats: int
     ) -> list[tuple[str, float]]:
-        """Each step's name and least seconds."""
+        """Each step's name and least seconds: of computing at one thread, else of time."""
 
     def memory_bytes(self) -> int:
         """Packed weights, arenas and scratch."""
