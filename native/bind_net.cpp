@@ -35,7 +35,7 @@ using FunctionRow = std::tuple<int, float, float>;
 
 Function function_of(const FunctionRow& row) {
     const int kind = std::get<0>(row);
-    if (kind < 0 || kind > int(Activation::tanh)) throw BadNet("there is no such activation");
+    if (kind < 0 || kind > int(Activation::linear)) throw BadNet("there is no such activation");
     return {Activation(kind), std::get<1>(row), std::get<2>(row)};
 }
 
@@ -182,10 +182,10 @@ void bind_net(nb::module_& module) {
             "upsample", [](Net& net, int x, int y) { net.add(make_upsample(net.value(x), net.value(y))); },
             arg("x"), arg("y"))
         .def(
-            "pack", [](Net& net, int x, int y) { net.add(make_pack(net.value(x), net.value(y))); }, arg("x"),
-            arg("y"))
+            "pack", [](Net& net, int x, int y) { net.add(make_pack(net.value(x), net.value(y), net.kernels())); },
+            arg("x"), arg("y"))
         .def(
-            "unpack", [](Net& net, int x, int y) { net.add(make_unpack(net.value(x), net.value(y))); },
+            "unpack", [](Net& net, int x, int y) { net.add(make_unpack(net.value(x), net.value(y), net.kernels())); },
             arg("x"), arg("y"))
         .def("prepare", &Net::prepare, arg("budget_s"), arg("winograd"), arg("choice") = -1,
              nb::call_guard<nb::gil_scoped_release>())

@@ -94,6 +94,17 @@ Method numbered(const ConvSpec& spec, const Kernels& kernels, bool winograd, int
     return methods[std::size_t(number) % methods.size()];
 }
 
+// A signal that came as a column, as a row: tiles go along rows. Its numbers lie in memory the same way.
+ConvSpec on_its_side(ConvSpec s) {
+    if (s.x.w != 1 || s.y.w != 1 || s.kernel_w != 1 || s.pad_left != 0 || s.y.h == 1) return s;
+    for (Value* value : {&s.x, &s.y, &s.epilogue.residual}) std::swap(value->h, value->w);
+    std::swap(s.kernel_h, s.kernel_w);
+    std::swap(s.stride_h, s.stride_w);
+    std::swap(s.dilation_h, s.dilation_w);
+    std::swap(s.pad_top, s.pad_left);
+    return s;
+}
+
 std::int64_t checked_product(std::initializer_list<std::int64_t> factors) {
     std::int64_t product = 1;
     for (std::int64_t factor : factors)
@@ -190,7 +201,8 @@ void Net::add(std::unique_ptr<Step> step) {
     steps_.push_back(std::move(step));
 }
 
-void Net::add_convolution(const ConvSpec& spec, const float* weights, const float* bias) {
+void Net::add_convolution(const ConvSpec& given, const float* weights, const float* bias) {
+    const ConvSpec spec = on_its_side(given);
     check_convolution(spec);
     const std::int64_t count =
         checked_product({spec.y.c, spec.x.c / spec.groups, spec.kernel_h, spec.kernel_w});

@@ -145,8 +145,8 @@ std::unique_ptr<Step> make_affine(const Value& x, const Value& y, const float* s
 std::unique_ptr<Step> make_copy(const Value& x, std::int64_t from, const Value& y, std::int64_t to,
                                 std::int64_t channels);
 std::unique_ptr<Step> make_upsample(const Value& x, const Value& y);
-std::unique_ptr<Step> make_pack(const Value& x, const Value& y);
-std::unique_ptr<Step> make_unpack(const Value& x, const Value& y);
+std::unique_ptr<Step> make_pack(const Value& x, const Value& y, const Kernels& kernels);
+std::unique_ptr<Step> make_unpack(const Value& x, const Value& y, const Kernels& kernels);
 
 // Steps in order, and what they share. Built by one thread; then `run` may be called from many.
 class Net {

@@ -72,7 +72,8 @@ class Drawn:
     def grow(self):
         x, shape = self.values[self.random.integers(max(0, len(self.values) - 4), len(self.values))]
         kind = self.random.choice(
-            "conv conv conv depthwise relu silu add add concat concat split pool mean norm up hidden gate".split()
+            "conv conv conv depthwise relu silu add add concat concat split pool mean norm up hidden gate "
+            "swish lab".split()
         )
         getattr(self, f"draw_{kind}")(x, shape)
 
@@ -91,6 +92,19 @@ class Drawn:
     def draw_silu(self, x, shape):
         gate = self.add("Sigmoid", [x], shape)
         self.add("Mul", [x, gate][:: int(self.random.choice([1, -1]))], shape)
+
+    def draw_swish(self, x, shape):
+        """Hard swish as some exporters spell it, perhaps with other bounds."""
+        three, zero, six = (self.hold(np.float32(n)) for n in (3, 0, 6 if self.random.random() < 0.7 else 5))
+        sum_ = self.add("Add", [x, three], shape)
+        gate = self.add("Clip", [sum_, zero, six], shape)
+        product = self.add("Mul", [x, gate][:: int(self.random.choice([1, -1]))], shape)
+        self.draw_lab(self.add("Div", [product, self.hold(np.float32(6))], shape), shape)
+
+    def draw_lab(self, x, shape):
+        """A learned scale and shift of everything."""
+        scaled = self.add("Mul", [x, self.hold(np.float32([0.75]))], shape)
+        self.add("Add", [scaled, self.hold(np.float32([-0.5]))], shape)
 
     def draw_add(self, x, shape):
         alike = [name for name, other in self.values if other == shape]
@@ -284,6 +298,31 @@ NETS = {
             e = Exp(v) c = Conv(x, e) d = Conv(x, w) y = Add(c, d) }""",
         v=(16, 3, 3, 3), w=(16, 3, 3, 3),
     ),
+    "swishes and scales around convolutions": read_text(
+        """(float[1, 3, 8, 8] x, float[16, 3, 3, 3] w, float[16, 16, 1, 1] v)
+            => (float[1, 16, 6, 6] y, float[1, 16, 6, 6] z) {
+            three = Constant<value = float {3.0}>() zero = Constant<value = float {0.0}>()
+            six = Constant<value = float {6.0}>() a = Constant<value = float {0.7}>()
+            b = Constant<value = float {-0.4}>()
+            c = Conv(x, w) s = Add(c, three) t = Clip(s, zero, six) u = Mul(c, t) h = Div(u, six)
+            p = Mul(h, a) q = Add(p, b) d = Conv(q, v) k = Relu(d) l = Mul(k, a) y = Add(l, b)
+            m = Conv(q, v) n = Mul(m, a) o = Relu(n) r = Mul(o, b) z = Add(r, q) }""",
+        w=(16, 3, 3, 3), v=(16, 16, 1, 1),
+    ),
+    "a larger picture, with an empty region of interest": read_text(
+        """(float[1, 3, 8, 8] x, float[16, 3, 3, 3] w) => (float[1, 16, 12, 18] y) {
+            roi = Constant<value = float[0] {}>() scales = Constant<value = float[4] {1.0, 1.0, 2.0, 3.0}>()
+            c = Conv(x, w)
+            y = Resize<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">
+                (c, roi, scales) }""",
+        w=(16, 3, 3, 3),
+    ),
+    "a signal as a column": read_text(
+        """(float[2, 20, 50, 1] x, float[24, 20, 5, 1] w, float[24, 24, 3, 1] v)
+            => (float[2, 24, 46, 1] y, float[2, 24, 44, 1] z) {
+            y = Conv(x, w) r = Relu(y) z = Conv(r, v) }""",
+        w=(24, 20, 5, 1), v=(24, 24, 3, 1),
+    ),
     "the same value joined twice": read_text(
         """(float[1, 3, 8, 8] x, float[16, 3, 3, 3] w) => (float[1, 48, 6, 6] y, float[1, 32, 6, 6] z) {
             c = Conv(x, w) r = Relu(c) y = Concat<axis = 1>(r, c, r) z = Concat<axis = -3>(c, r) }""",
@@ -346,6 +385,14 @@ def test_few_crossings():
     session = ENGINE.load(model, Options(shapes={"x": (1, 3, 32, 32)}))
     (plan,) = session._plans.values()
     assert [type(part).__name__ for part in plan.parts] == ["_Net", "_Rest"]
+
+
+def test_swishes_and_scales_cost_no_step():
+    model = NETS["swishes and scales around convolutions"]
+    session = ENGINE.load(model, Options(shapes={"x": (1, 3, 8, 8)}))
+    (net,) = session.nets()
+    kinds = [name.split()[0] for name in net.step_names()]
+    assert kinds == ["direct"] * 3 + ["element-wise"] + ["unpack"] * 2
 
 
 def test_values_that_live_together_lie_apart():
