@@ -14,9 +14,10 @@ from raceline.convert.example import model_from_text
 from raceline.convert.readers import onnx as reader
 from raceline.core.errors import BadModelError, ConfigError
 from raceline.engines import Options
+from raceline.engines.native import plan
 from raceline.engines.native.operators import Step
 from raceline.engines.native.places import Layout
-from raceline.engines.native.session import KERNELS_VARIABLE
+from raceline.engines.native.plan import KERNELS_VARIABLE
 from raceline.ir import make_inputs, run_reference, with_batch_axis
 
 ENGINE = engines.load("native")
@@ -187,7 +188,7 @@ def test_random_nets(seed, tmp_path):
     session = ENGINE.load(model, options)
     for _ in range(2):  # what a run leaves in the buffers does not reach the next one
         assert_right(model, inputs, session.run(inputs))
-    assert session.nets()
+    assert session.has_steps()
     session.close()
 
 
@@ -382,9 +383,37 @@ def test_few_crossings():
             c = Conv(x, w) d = Conv(c, v) e = Softplus(d) y = Conv(e, u) z = Relu(d) }""",
         w=(64, 3, 3, 3), v=(64, 64, 3, 3), u=(1, 64, 1, 1),
     )  # fmt: skip
-    session = ENGINE.load(model, Options(shapes={"x": (1, 3, 32, 32)}))
-    (plan,) = session._plans.values()
-    assert [type(part).__name__ for part in plan.parts] == ["_Net", "_Rest"]
+    session = ENGINE.load(model, Options(shapes={"x": (1, 3, 32, 32)}, optimise=False))
+    (planned,) = session._plans.values()
+    assert [type(part).__name__ for part in planned.parts] == ["NetPart", "OtherPart"]
+
+
+TWO_NETS = read_text(
+    """(float[1, 3, 16, 16] x, float[32, 3, 3, 3] w, float[32, 32, 3, 3] v) => (float[1, 32, 12, 12] y) {
+        c = Conv(x, w) s = Softplus(c) y = Conv(s, v) }""",
+    w=(32, 3, 3, 3), v=(32, 32, 3, 3),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "measured, kept",
+    [
+        ([(1, 2), (1, 2), (1, 2)], ["NetPart", "OtherPart", "NetPart"]),
+        ([(2, 1), (1, 2), (1, 2)], ["OtherPart", "NetPart"]),
+        ([(1, 2), (2, 1), (1, 2)], ["NetPart", "OtherPart"]),
+        ([(1, 2), (1, 2), (2, 1)], ["OtherPart"]),
+        ([(2, 1), (2, 1), (1, 1)], ["OtherPart"]),
+    ],
+)
+def test_nets_that_do_not_pay_are_left_to_the_other_engine(measured, kept, monkeypatch):
+    """Measured part by part, and then the whole."""
+    left = iter(measured)
+    monkeypatch.setattr(plan._Making, "_seconds", lambda self, *runs: next(left))
+    session = ENGINE.load(TWO_NETS, Options(shapes={"x": (1, 3, 16, 16)}))
+    (chosen,) = session._plans.values()
+    assert [type(part).__name__ for part in chosen.parts] == kept
+    inputs = make_inputs(TWO_NETS.signature, {"x": (1, 3, 16, 16)}, seed=0)
+    assert_right(TWO_NETS, inputs, session.run(inputs))
 
 
 def test_swishes_and_scales_cost_no_step():
@@ -426,8 +455,10 @@ def test_zoo(name, tmp_path):
     with torch.no_grad():
         truth = zoo.get(name).double()(torch.tensor(inputs[spec.name]).double()).numpy()
     session = ENGINE.load(model, Options(shapes=shapes, threads=2))
-    (plan,) = session._plans.values()
-    assert [type(part).__name__ for part in plan.parts] == ["_Net", "_Rest"][: 1 + (name == "yolov8n")]
+    (planned,) = session._plans.values()
+    assert [type(part).__name__ for part in planned.parts] == ["NetPart", "OtherPart"][
+        : 1 + (name == "yolov8n")
+    ]
     (found,) = session.run(inputs).values()
     (other,) = engines.load("onnxruntime").load(model, Options(shapes=shapes)).run(inputs).values()
     scale = np.abs(truth).max()
