@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -9,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <array>
+#include <map>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -33,7 +35,7 @@ using FunctionRow = std::tuple<int, float, float>;
 
 Function function_of(const FunctionRow& row) {
     const int kind = std::get<0>(row);
-    if (kind < 0 || kind > int(Activation::tanh)) throw BadNet("there is no such activation");
+    if (kind < 0 || kind > int(Activation::linear)) throw BadNet("there is no such activation");
     return {Activation(kind), std::get<1>(row), std::get<2>(row)};
 }
 
@@ -117,6 +119,24 @@ std::vector<std::pair<std::string, double>> time_steps(Net& net, const std::vect
     return rows;
 }
 
+using MethodRow = std::tuple<int, int, int, bool, int, int>;
+
+std::map<std::string, MethodRow> known() {
+    std::map<std::string, MethodRow> rows;
+    for (const auto& [key, m] : known_methods())
+        rows.emplace(key, MethodRow{m.kind, m.blocks, m.pixels, m.channels_outside, m.side, m.chunk});
+    return rows;
+}
+
+void learn(const std::map<std::string, MethodRow>& rows) {
+    std::map<std::string, Method> found;
+    for (const auto& [key, row] : rows) {
+        const auto [kind, blocks, pixels, channels_outside, side, chunk] = row;
+        found.emplace(key, Method{Method::Kind(kind), blocks, pixels, channels_outside, side, chunk});
+    }
+    learn_methods(found);
+}
+
 std::vector<std::string> kernel_sets() {
     std::vector<std::string> names;
     for (const char* name : {"avx512", "avx2", "plain"})
@@ -129,6 +149,8 @@ std::vector<std::string> kernel_sets() {
 void bind_net(nb::module_& module) {
     using nb::arg;
     module.def("net_kernels", &kernel_sets);
+    module.def("net_methods", &known);
+    module.def("learn_net_methods", &learn, arg("methods"));
     nb::class_<Net>(module, "Net")
         .def(nb::init<int, int, const std::string&, std::int64_t>(), arg("threads"), arg("streams"),
              arg("kernels"), arg("arena_floats"))
@@ -160,10 +182,10 @@ void bind_net(nb::module_& module) {
             "upsample", [](Net& net, int x, int y) { net.add(make_upsample(net.value(x), net.value(y))); },
             arg("x"), arg("y"))
         .def(
-            "pack", [](Net& net, int x, int y) { net.add(make_pack(net.value(x), net.value(y))); }, arg("x"),
-            arg("y"))
+            "pack", [](Net& net, int x, int y) { net.add(make_pack(net.value(x), net.value(y), net.kernels())); },
+            arg("x"), arg("y"))
         .def(
-            "unpack", [](Net& net, int x, int y) { net.add(make_unpack(net.value(x), net.value(y))); },
+            "unpack", [](Net& net, int x, int y) { net.add(make_unpack(net.value(x), net.value(y), net.kernels())); },
             arg("x"), arg("y"))
         .def("prepare", &Net::prepare, arg("budget_s"), arg("winograd"), arg("choice") = -1,
              nb::call_guard<nb::gil_scoped_release>())

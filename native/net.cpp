@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <limits>
 #include <map>
 #include <new>
@@ -20,12 +21,24 @@ double now_s() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Methods that were measured in this process, by shape: nets of other batch sizes share layers.
-std::map<std::string, Method>& measured() {
+// Seconds that this thread computed: what else runs on its core does not choose. Where several threads share the
+// work, the time that passes.
+double spent_s(int threads) {
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+    timespec now;
+    if (threads == 1 && clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0)
+        return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
+#endif
+    return now_s();
+}
+
+// The fastest methods by `key_of`: nets of other batch sizes share layers.
+std::map<std::string, Method>& known() {
     static std::map<std::string, Method> all;
     return all;
 }
-std::mutex measured_mutex;
+std::mutex known_mutex;
+constexpr std::size_t most_known = 8192;  // a server of many models and sizes
 
 std::string key_of(const ConvSpec& s, const char* kernels, int threads, bool winograd, bool cold) {
     std::string key = kernels;
@@ -81,6 +94,17 @@ Method numbered(const ConvSpec& spec, const Kernels& kernels, bool winograd, int
     return methods[std::size_t(number) % methods.size()];
 }
 
+// A signal that came as a column, as a row: tiles go along rows. Its numbers lie in memory the same way.
+ConvSpec on_its_side(ConvSpec s) {
+    if (s.x.w != 1 || s.y.w != 1 || s.kernel_w != 1 || s.pad_left != 0 || s.y.h == 1) return s;
+    for (Value* value : {&s.x, &s.y, &s.epilogue.residual}) std::swap(value->h, value->w);
+    std::swap(s.kernel_h, s.kernel_w);
+    std::swap(s.stride_h, s.stride_w);
+    std::swap(s.dilation_h, s.dilation_w);
+    std::swap(s.pad_top, s.pad_left);
+    return s;
+}
+
 std::int64_t checked_product(std::initializer_list<std::int64_t> factors) {
     std::int64_t product = 1;
     for (std::int64_t factor : factors)
@@ -116,6 +140,17 @@ const Kernels& best_kernels() {
     for (const char* name : {"avx512", "avx2"})
         if (const Kernels* found = kernels_named(name)) return *found;
     return plain_kernels;
+}
+
+std::map<std::string, Method> known_methods() {
+    std::lock_guard lock(known_mutex);
+    return known();
+}
+
+void learn_methods(const std::map<std::string, Method>& found) {
+    std::lock_guard lock(known_mutex);
+    for (const auto& [key, method] : found)
+        if (known().size() < most_known) known().emplace(key, method);
 }
 
 Net::Net(int threads, int streams, const std::string& kernels, std::int64_t arena_floats)
@@ -166,7 +201,8 @@ void Net::add(std::unique_ptr<Step> step) {
     steps_.push_back(std::move(step));
 }
 
-void Net::add_convolution(const ConvSpec& spec, const float* weights, const float* bias) {
+void Net::add_convolution(const ConvSpec& given, const float* weights, const float* bias) {
+    const ConvSpec spec = on_its_side(given);
     check_convolution(spec);
     const std::int64_t count =
         checked_product({spec.y.c, spec.x.c / spec.groups, spec.kernel_h, spec.kernel_w});
@@ -201,18 +237,21 @@ Method Net::choose(const Pending& p, bool winograd, double until_s) {
     if (methods.size() == 1) return methods.front();
     const std::string key = key_of(p.spec, kernels_->name, threads_, winograd, cold_);
     {
-        std::lock_guard lock(measured_mutex);
-        if (auto found = measured().find(key); found != measured().end()) return found->second;
+        std::lock_guard lock(known_mutex);
+        if (auto found = known().find(key); found != known().end())
+            if (std::find(methods.begin(), methods.end(), found->second) != methods.end())
+                return found->second;
     }
     if (now_s() >= until_s) return by_rule(p.spec, methods);
-    const Method best = measure(p, methods, until_s);
-    std::lock_guard lock(measured_mutex);
-    if (measured().size() > 4096) measured().clear();  // a server of many models and sizes
-    measured()[key] = best;
+    const auto [best, is_final] = measure(p, methods, until_s);
+    if (!is_final) return best;
+    std::lock_guard lock(known_mutex);
+    if (known().size() >= most_known) known().clear();
+    known()[key] = best;
     return best;
 }
 
-Method Net::measure(const Pending& p, const std::vector<Method>& methods, double until_s) {
+std::pair<Method, bool> Net::measure(const Pending& p, const std::vector<Method>& methods, double until_s) {
     Context& context = *contexts_.front();
     // A plain input stands in for the caller's, which is not there yet.
     const Floats input(p.spec.x.plain() ? p.spec.x.n * p.spec.x.image_stride : 0);
@@ -229,15 +268,15 @@ Method Net::measure(const Pending& p, const std::vector<Method>& methods, double
         double time = std::numeric_limits<double>::infinity();
         for (int i = 0; i < 5; ++i) {
             if (cold_) evict(step->weights());
-            const double start = now_s();
+            const double start = spent_s(threads_);
             step->run(call);
-            if (i) time = std::min(time, now_s() - start);  // the first brings code and activations near
+            if (i) time = std::min(time, spent_s(threads_) - start);  // the first brings code and activations near
             if (i == 1 && time > 1.5 * least) break;
         }
         if (time < least) least = time, best = method;
-        if (now_s() >= until_s) break;
+        if (now_s() >= until_s) return {best, &method == &methods.back()};
     }
-    return best;
+    return {best, true};
 }
 
 Call Net::call_on(const Context& context, const float* const* inputs, float* const* outputs) const {
@@ -279,9 +318,9 @@ std::vector<double> Net::time_steps(const float* const* inputs, float* const* ou
     std::vector<double> least(steps_.size(), std::numeric_limits<double>::infinity());
     for (int i = 0; i < repeats; ++i)
         for (std::size_t k = 0; k < steps_.size(); ++k) {
-            const double start = now_s();
+            const double start = spent_s(threads_);
             steps_[k]->run(call);
-            least[k] = std::min(least[k], now_s() - start);
+            least[k] = std::min(least[k], spent_s(threads_) - start);
         }
     return least;
 }

@@ -6,10 +6,12 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "net_kernels.hpp"
@@ -103,7 +105,16 @@ struct Method {
     int side = 4;                  // Winograd: m of F(m x m, 3 x 3)
     int chunk = 1;                 // Winograd: tiles that are transformed together
     std::string text() const;
+    bool operator==(const Method& other) const {
+        return kind == other.kind && blocks == other.blocks && pixels == other.pixels &&
+               channels_outside == other.channels_outside && side == other.side && chunk == other.chunk;
+    }
 };
+
+// What this process knows about which method is fastest, by kernels, threads and shape.
+std::map<std::string, Method> known_methods();
+// Adds what another process found; what is known stays. A method that a shape does not have is never used.
+void learn_methods(const std::map<std::string, Method>& found);
 
 std::vector<Method> methods_for(const ConvSpec& spec, const Kernels& kernels, bool winograd);
 // `weights` is OIHW, `bias` has c floats or is null.
@@ -134,8 +145,8 @@ std::unique_ptr<Step> make_affine(const Value& x, const Value& y, const float* s
 std::unique_ptr<Step> make_copy(const Value& x, std::int64_t from, const Value& y, std::int64_t to,
                                 std::int64_t channels);
 std::unique_ptr<Step> make_upsample(const Value& x, const Value& y);
-std::unique_ptr<Step> make_pack(const Value& x, const Value& y);
-std::unique_ptr<Step> make_unpack(const Value& x, const Value& y);
+std::unique_ptr<Step> make_pack(const Value& x, const Value& y, const Kernels& kernels);
+std::unique_ptr<Step> make_unpack(const Value& x, const Value& y, const Kernels& kernels);
 
 // Steps in order, and what they share. Built by one thread; then `run` may be called from many.
 class Net {
@@ -156,7 +167,7 @@ class Net {
     const Kernels& kernels() const { return *kernels_; }
     std::int64_t memory_bytes() const;
     std::vector<std::string> step_names() const;
-    // Least seconds of each step over some calls.
+    // Least seconds of each step over some calls: of computing at one thread, else of time.
     std::vector<double> time_steps(const float* const* inputs, float* const* outputs, int repeats);
     const std::vector<Value>& inputs() const { return inputs_; }
     const std::vector<Value>& outputs() const { return outputs_; }
@@ -173,7 +184,9 @@ class Net {
     };
     struct Turn;
     Method choose(const Pending& pending, bool winograd, double until_s);
-    Method measure(const Pending& pending, const std::vector<Method>& methods, double until_s);
+    // The fastest, and whether all were tried before the time was up.
+    std::pair<Method, bool> measure(const Pending& pending, const std::vector<Method>& methods,
+                                    double until_s);
     Call call_on(const Context& context, const float* const* inputs, float* const* outputs) const;
 
     int threads_;

@@ -11,10 +11,10 @@ namespace raceline::net {
 
 constexpr int block = 16;  // channels that lie together
 
-enum class Activation : int { none, clip, sigmoid, silu, hard_sigmoid, hard_swish, leaky_relu, tanh };
+enum class Activation : int { none, clip, sigmoid, silu, hard_sigmoid, hard_swish, leaky_relu, tanh, linear };
 
 // What happens to a sum: activation, residual, activation. `a` and `b` are the activation's own numbers:
-// bounds of clip, slope and offset of hard_sigmoid, slope of leaky_relu.
+// bounds of clip, slope and offset of hard_sigmoid and linear, slope of leaky_relu.
 struct Function {
     Activation kind = Activation::none;
     float a = 0, b = 0;
@@ -85,6 +85,10 @@ struct Kernels {
                    std::int64_t count, Function f);
     void (*affine)(const float* x, const float* scale, const float* shift, float* y, std::int64_t count,
                    Function f);
+    // Between `count` planes of numbers, `stride` floats apart, and the channels of a block; `pack` fills it up
+    // with zeros.
+    void (*pack)(const float* plain, std::int64_t stride, int count, std::int64_t pixels, float* blocked);
+    void (*unpack)(const float* blocked, std::int64_t pixels, int count, float* plain, std::int64_t stride);
     void (*sum)(const float* x, std::int64_t pixels, float factor, float* y);  // of all pixels of a block
 };
 

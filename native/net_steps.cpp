@@ -135,12 +135,13 @@ class Copy : public Step {
         : x_(x), y_(y), from_(from), to_(to), channels_(channels) {}
     std::string name() const override { return "copy"; }
     void run(const Call& call) const override {
-        const bool whole = from_ % block == 0 && to_ % block == 0;
-        const std::int64_t step = whole ? block : 1, parts = (channels_ + step - 1) / step;
         // Channels of one block share cache lines, so an image's channels stay in one thread.
         call.pool.run(x_.n, [&](std::int64_t n, int) {
-            for (std::int64_t i = 0; i < parts; ++i)
-                copy(call, n, i * step, std::min(step, channels_ - i * step));
+            for (std::int64_t c = 0, count; c < channels_; c += count) {
+                const std::int64_t left = block - std::max((from_ + c) % block, (to_ + c) % block);
+                count = std::min(left, channels_ - c);  // in one block of both
+                copy(call, n, c, count);
+            }
         });
     }
 
@@ -153,8 +154,12 @@ class Copy : public Step {
             std::memcpy(to, from, sizeof(float) * std::size_t(x_.plane()));
             return;
         }
-        for (std::int64_t i = 0; i < x_.plane(); i += block)
-            std::memcpy(to + i, from + i, sizeof(float) * std::size_t(count));
+        if (count == block / 2)  // as often as the channels are a multiple of 8; a known size is copied at once
+            for (std::int64_t i = 0; i < x_.plane(); i += block)
+                std::memcpy(to + i, from + i, sizeof(float) * (block / 2));
+        else
+            for (std::int64_t i = 0; i < x_.plane(); i += block)
+                std::memcpy(to + i, from + i, sizeof(float) * std::size_t(count));
     }
     Value x_, y_;
     std::int64_t from_, to_, channels_;
@@ -182,30 +187,25 @@ class Upsample : public Blockwise {
 // Between NCHW and blocks; `pack` fills the last block up with zeros.
 class Repack : public Blockwise {
   public:
-    Repack(const Value& plain, const Value& blocked, bool packs)
-        : Blockwise(plain.n, plain.blocks()), plain_(plain), blocked_(blocked), packs_(packs) {}
+    Repack(const Value& plain, const Value& blocked, bool packs, const Kernels& kernels)
+        : Blockwise(plain.n, plain.blocks()), plain_(plain), blocked_(blocked), packs_(packs),
+          kernels_(kernels) {}
     std::string name() const override { return packs_ ? "pack" : "unpack"; }
 
   private:
     void each(const Call& call, std::int64_t n, std::int64_t b) const override {
-        const std::int64_t pixels = plain_.pixels(),
-                           count = std::min<std::int64_t>(block, plain_.c - b * block);
+        const std::int64_t pixels = plain_.pixels();
+        const int count = int(std::min<std::int64_t>(block, plain_.c - b * block));
         float* plain = call.at(plain_, n) + b * block * pixels;
         float* blocked = call.at(blocked_, n) + b * blocked_.plane();
-        constexpr std::int64_t chunk = 64;  // pixels: small enough to stay in the first cache
-        for (std::int64_t from = 0; from < pixels; from += chunk) {
-            const std::int64_t end = std::min(pixels, from + chunk);
-            for (std::int64_t k = 0; k < (packs_ ? block : count); ++k)
-                for (std::int64_t i = from; i < end; ++i) {
-                    if (!packs_)
-                        plain[k * pixels + i] = blocked[i * block + k];
-                    else
-                        blocked[i * block + k] = k < count ? plain[k * pixels + i] : 0.0f;
-                }
-        }
+        if (packs_)
+            kernels_.pack(plain, pixels, count, pixels, blocked);
+        else
+            kernels_.unpack(blocked, pixels, count, plain, pixels);
     }
     Value plain_, blocked_;
     bool packs_;
+    const Kernels& kernels_;
 };
 
 }  // namespace
@@ -263,14 +263,14 @@ std::unique_ptr<Step> make_upsample(const Value& x, const Value& y) {
     return std::make_unique<Upsample>(x, y);
 }
 
-std::unique_ptr<Step> make_pack(const Value& x, const Value& y) {
+std::unique_ptr<Step> make_pack(const Value& x, const Value& y, const Kernels& kernels) {
     require(x.place == Place::input && !y.plain() && same_shape(x, y), "an input does not fit");
-    return std::make_unique<Repack>(x, y, true);
+    return std::make_unique<Repack>(x, y, true, kernels);
 }
 
-std::unique_ptr<Step> make_unpack(const Value& x, const Value& y) {
+std::unique_ptr<Step> make_unpack(const Value& x, const Value& y, const Kernels& kernels) {
     require(!x.plain() && y.place == Place::output && same_shape(x, y), "an output does not fit");
-    return std::make_unique<Repack>(y, x, false);
+    return std::make_unique<Repack>(y, x, false, kernels);
 }
 
 }  // namespace raceline::net

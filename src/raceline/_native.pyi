@@ -178,6 +178,18 @@ def apply(function: str, x: _Floats, out: _Floats, *, kernels: str = "") -> None
 def net_kernels() -> list[str]:
     """Names of the kernels for nets that this CPU can run, the fastest first."""
 
+_Method = tuple[int, int, int, bool, int, int]
+
+def net_methods() -> dict[str, _Method]:
+    """The ways of convolving that were found fastest, by kernels, threads and shape."""
+
+def learn_net_methods(methods: dict[str, _Method]) -> None:
+    """Use what another process found; a way that a shape does not have is never used.
+
+    Raises:
+        TypeError: anything else in it, or a number beyond 32 bits.
+    """
+
 _Function = tuple[int, float, float]
 
 class Net:
@@ -262,7 +274,7 @@ class Net:
     def time_steps(
         self, inputs: Sequence[_Floats], outputs: Sequence[_Floats], repeats: int
     ) -> list[tuple[str, float]]:
-        """Each step's name and least seconds."""
+        """Each step's name and least seconds: of computing at one thread, else of time."""
 
     def memory_bytes(self) -> int:
         """Packed weights, arenas and scratch."""

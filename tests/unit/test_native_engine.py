@@ -14,9 +14,10 @@ from raceline.convert.example import model_from_text
 from raceline.convert.readers import onnx as reader
 from raceline.core.errors import BadModelError, ConfigError
 from raceline.engines import Options
+from raceline.engines.native import plan
 from raceline.engines.native.operators import Step
 from raceline.engines.native.places import Layout
-from raceline.engines.native.session import KERNELS_VARIABLE
+from raceline.engines.native.plan import KERNELS_VARIABLE
 from raceline.ir import make_inputs, run_reference, with_batch_axis
 
 ENGINE = engines.load("native")
@@ -72,7 +73,8 @@ class Drawn:
     def grow(self):
         x, shape = self.values[self.random.integers(max(0, len(self.values) - 4), len(self.values))]
         kind = self.random.choice(
-            "conv conv conv depthwise relu silu add add concat concat split pool mean norm up hidden gate".split()
+            "conv conv conv depthwise relu silu add add concat concat split pool mean norm up hidden gate "
+            "swish lab".split()
         )
         getattr(self, f"draw_{kind}")(x, shape)
 
@@ -91,6 +93,19 @@ class Drawn:
     def draw_silu(self, x, shape):
         gate = self.add("Sigmoid", [x], shape)
         self.add("Mul", [x, gate][:: int(self.random.choice([1, -1]))], shape)
+
+    def draw_swish(self, x, shape):
+        """Hard swish as some exporters spell it, perhaps with other bounds."""
+        three, zero, six = (self.hold(np.float32(n)) for n in (3, 0, 6 if self.random.random() < 0.7 else 5))
+        sum_ = self.add("Add", [x, three], shape)
+        gate = self.add("Clip", [sum_, zero, six], shape)
+        product = self.add("Mul", [x, gate][:: int(self.random.choice([1, -1]))], shape)
+        self.draw_lab(self.add("Div", [product, self.hold(np.float32(6))], shape), shape)
+
+    def draw_lab(self, x, shape):
+        """A learned scale and shift of everything."""
+        scaled = self.add("Mul", [x, self.hold(np.float32([0.75]))], shape)
+        self.add("Add", [scaled, self.hold(np.float32([-0.5]))], shape)
 
     def draw_add(self, x, shape):
         alike = [name for name, other in self.values if other == shape]
@@ -173,7 +188,7 @@ def test_random_nets(seed, tmp_path):
     session = ENGINE.load(model, options)
     for _ in range(2):  # what a run leaves in the buffers does not reach the next one
         assert_right(model, inputs, session.run(inputs))
-    assert session.nets()
+    assert session.has_steps()
     session.close()
 
 
@@ -284,6 +299,31 @@ NETS = {
             e = Exp(v) c = Conv(x, e) d = Conv(x, w) y = Add(c, d) }""",
         v=(16, 3, 3, 3), w=(16, 3, 3, 3),
     ),
+    "swishes and scales around convolutions": read_text(
+        """(float[1, 3, 8, 8] x, float[16, 3, 3, 3] w, float[16, 16, 1, 1] v)
+            => (float[1, 16, 6, 6] y, float[1, 16, 6, 6] z) {
+            three = Constant<value = float {3.0}>() zero = Constant<value = float {0.0}>()
+            six = Constant<value = float {6.0}>() a = Constant<value = float {0.7}>()
+            b = Constant<value = float {-0.4}>()
+            c = Conv(x, w) s = Add(c, three) t = Clip(s, zero, six) u = Mul(c, t) h = Div(u, six)
+            p = Mul(h, a) q = Add(p, b) d = Conv(q, v) k = Relu(d) l = Mul(k, a) y = Add(l, b)
+            m = Conv(q, v) n = Mul(m, a) o = Relu(n) r = Mul(o, b) z = Add(r, q) }""",
+        w=(16, 3, 3, 3), v=(16, 16, 1, 1),
+    ),
+    "a larger picture, with an empty region of interest": read_text(
+        """(float[1, 3, 8, 8] x, float[16, 3, 3, 3] w) => (float[1, 16, 12, 18] y) {
+            roi = Constant<value = float[0] {}>() scales = Constant<value = float[4] {1.0, 1.0, 2.0, 3.0}>()
+            c = Conv(x, w)
+            y = Resize<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">
+                (c, roi, scales) }""",
+        w=(16, 3, 3, 3),
+    ),
+    "a signal as a column": read_text(
+        """(float[2, 20, 50, 1] x, float[24, 20, 5, 1] w, float[24, 24, 3, 1] v)
+            => (float[2, 24, 46, 1] y, float[2, 24, 44, 1] z) {
+            y = Conv(x, w) r = Relu(y) z = Conv(r, v) }""",
+        w=(24, 20, 5, 1), v=(24, 24, 3, 1),
+    ),
     "the same value joined twice": read_text(
         """(float[1, 3, 8, 8] x, float[16, 3, 3, 3] w) => (float[1, 48, 6, 6] y, float[1, 32, 6, 6] z) {
             c = Conv(x, w) r = Relu(c) y = Concat<axis = 1>(r, c, r) z = Concat<axis = -3>(c, r) }""",
@@ -343,9 +383,45 @@ def test_few_crossings():
             c = Conv(x, w) d = Conv(c, v) e = Softplus(d) y = Conv(e, u) z = Relu(d) }""",
         w=(64, 3, 3, 3), v=(64, 64, 3, 3), u=(1, 64, 1, 1),
     )  # fmt: skip
-    session = ENGINE.load(model, Options(shapes={"x": (1, 3, 32, 32)}))
-    (plan,) = session._plans.values()
-    assert [type(part).__name__ for part in plan.parts] == ["_Net", "_Rest"]
+    session = ENGINE.load(model, Options(shapes={"x": (1, 3, 32, 32)}, optimise=False))
+    (planned,) = session._plans.values()
+    assert [type(part).__name__ for part in planned.parts] == ["NetPart", "OtherPart"]
+
+
+TWO_NETS = read_text(
+    """(float[1, 3, 16, 16] x, float[32, 3, 3, 3] w, float[32, 32, 3, 3] v) => (float[1, 32, 12, 12] y) {
+        c = Conv(x, w) s = Softplus(c) y = Conv(s, v) }""",
+    w=(32, 3, 3, 3), v=(32, 32, 3, 3),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "measured, kept",
+    [
+        ([(1, 2), (1, 2), (1, 2)], ["NetPart", "OtherPart", "NetPart"]),
+        ([(2, 1), (1, 2), (1, 2)], ["OtherPart", "NetPart"]),
+        ([(1, 2), (2, 1), (1, 2)], ["NetPart", "OtherPart"]),
+        ([(1, 2), (1, 2), (2, 1)], ["OtherPart"]),
+        ([(2, 1), (2, 1), (1, 1)], ["OtherPart"]),
+    ],
+)
+def test_nets_that_do_not_pay_are_left_to_the_other_engine(measured, kept, monkeypatch):
+    """Measured part by part, and then the whole."""
+    left = iter(measured)
+    monkeypatch.setattr(plan._Making, "_seconds", lambda self, *runs: next(left))
+    session = ENGINE.load(TWO_NETS, Options(shapes={"x": (1, 3, 16, 16)}))
+    (chosen,) = session._plans.values()
+    assert [type(part).__name__ for part in chosen.parts] == kept
+    inputs = make_inputs(TWO_NETS.signature, {"x": (1, 3, 16, 16)}, seed=0)
+    assert_right(TWO_NETS, inputs, session.run(inputs))
+
+
+def test_swishes_and_scales_cost_no_step():
+    model = NETS["swishes and scales around convolutions"]
+    session = ENGINE.load(model, Options(shapes={"x": (1, 3, 8, 8)}))
+    (net,) = session.nets()
+    kinds = [name.split()[0] for name in net.step_names()]
+    assert kinds == ["direct"] * 3 + ["element-wise"] + ["unpack"] * 2
 
 
 def test_values_that_live_together_lie_apart():
@@ -379,8 +455,10 @@ def test_zoo(name, tmp_path):
     with torch.no_grad():
         truth = zoo.get(name).double()(torch.tensor(inputs[spec.name]).double()).numpy()
     session = ENGINE.load(model, Options(shapes=shapes, threads=2))
-    (plan,) = session._plans.values()
-    assert [type(part).__name__ for part in plan.parts] == ["_Net", "_Rest"][: 1 + (name == "yolov8n")]
+    (planned,) = session._plans.values()
+    assert [type(part).__name__ for part in planned.parts] == ["NetPart", "OtherPart"][
+        : 1 + (name == "yolov8n")
+    ]
     (found,) = session.run(inputs).values()
     (other,) = engines.load("onnxruntime").load(model, Options(shapes=shapes)).run(inputs).values()
     scale = np.abs(truth).max()

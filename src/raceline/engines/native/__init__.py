@@ -33,7 +33,8 @@ def version() -> str:
 def load(model: Model, options: Options) -> NativeSession:
     """Cut the model into nets of our kernels and what is left, and choose a way for each convolution.
 
-    With `options.shapes` all of that is done now; else for each shape of the inputs when it is first run.
+    With `options.shapes` all of that is done now; else for each shape of the inputs when it is first run. Nets
+    that ONNX Runtime was measured to run faster are left to it, be it all of them.
 
     Raises:
         BadModelError: the model has no convolution that our kernels take, so other engines are as fast; or it
@@ -48,7 +49,7 @@ def load(model: Model, options: Options) -> NativeSession:
 
     refuse_graphs_inside(model)
     session = assemble(model, options)
-    if options.shapes and not session.nets():
+    if options.shapes and not session.has_steps():
         session.close()
         raise _nothing(model)
     return session

@@ -11,8 +11,10 @@ import numpy as np
 
 from raceline.engines.native.operators import (
     BINARY,
+    CLIP,
     HARD_SIGMOID,
     HARD_SWISH,
+    LINEAR,
     NOTHING,
     SIGMOID,
     SILU,
@@ -31,7 +33,10 @@ def fused(steps: list[Step], kept: Collection[str]) -> list[Step]:
         kept: values that are read from outside, and therefore must be computed.
     """
     merging = _Merging([replace(step, settings=dict(step.settings)) for step in steps], kept)
-    for merge in (merging.gate, merging.scale, merging.function, merging.residual, merging.function):
+    for merge in (
+        merging.gate, merging.scale, merging.function, merging.swish, merging.scale, merging.function,
+        merging.linear, merging.residual, merging.function,
+    ):  # fmt: skip
         merging.everywhere(merge)
     return merging.steps
 
@@ -76,12 +81,34 @@ class _Merging:
                     return source
         return None
 
+    def swish(self, step: Step) -> Step | None:
+        """The hard swish as x * clip(x + 3, 0, 6), which is six times it: as a function and a scale."""
+        if step.kind != "binary" or step.settings["op"] != BINARY["Mul"]:
+            return None
+        for x, gate in (step.reads, step.reads[::-1]):
+            source = self._only_reader(gate)
+            if source is None or source.kind != "affine" or source.reads != [x]:
+                continue
+            scale, shift = source.settings["scale"], source.settings["shift"]
+            if source.first == Function(CLIP, 0.0, 6.0) and np.all(scale == 1) and np.all(shift == 3):
+                source.kind, source.settings, source.first = "apply", {}, Function(HARD_SWISH)
+                step.kind, step.reads = "affine", [gate]
+                step.settings = {"scale": np.full_like(scale, 6), "shift": np.zeros_like(shift)}
+                self._index()
+                return None
+        return None
+
     def scale(self, step: Step) -> Step | None:
-        """A scale and shift of channels, into the weights before it."""
+        """A scale and shift of channels, into the weights before it, or into such a step before it."""
         source = self._only_reader(step.reads[0]) if step.kind == "affine" else None
-        if source is None or source.kind != "convolution" or source.first != NOTHING:
+        if source is None or source.kind not in {"convolution", "affine"} or source.first != NOTHING:
             return None
         scale, shift = step.settings["scale"], step.settings["shift"]
+        source.first = step.first
+        if source.kind == "affine":
+            source.settings["shift"] = source.settings["shift"] * scale + shift
+            source.settings["scale"] = source.settings["scale"] * scale
+            return self._take_place(source, step)
         weights, bias = source.settings["weights"], source.settings["bias"]
         source.settings["weights"] = np.ascontiguousarray(weights * scale[:, None, None, None])
         source.settings["bias"] = shift if bias is None else bias * scale + shift
@@ -100,12 +127,27 @@ class _Merging:
             return None
         return self._take_place(source, step)
 
+    def linear(self, step: Step) -> Step | None:
+        """The same scale and shift of all channels, after the activation of a convolution."""
+        source = self._only_reader(step.reads[0]) if step.kind == "affine" else None
+        if source is None or source.kind != "convolution" or source.residual or step.first != NOTHING:
+            return None
+        scale, shift = step.settings["scale"], step.settings["shift"]
+        same = np.all(scale == scale[0]) and np.all(shift == shift[0])
+        if not same or source.first == NOTHING or source.second != NOTHING:
+            return None
+        source.second = Function(LINEAR, float(scale[0]), float(shift[0]))
+        return self._take_place(source, step)
+
     def residual(self, step: Step) -> Step | None:
         """A sum, into the convolution that computes one side of it: the later one, where both do."""
         if step.kind != "binary" or step.settings["op"] != BINARY["Add"] or not step.settings["same_shape"]:
             return None
         sides = [(self._only_reader(name), other) for name, other in (step.reads, step.reads[::-1])]
-        fitting = [(s, o) for s, o in sides if s is not None and s.kind == "convolution" and not s.residual]
+        fitting = [
+            (s, o) for s, o in sides
+            if s is not None and s.kind == "convolution" and not s.residual and s.second == NOTHING
+        ]  # fmt: skip
         if not fitting or step.reads[0] == step.reads[1]:
             return None
         source, other = max(fitting, key=lambda pair: self._place[id(pair[0])])

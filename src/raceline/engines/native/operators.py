@@ -30,7 +30,7 @@ class Function(NamedTuple):
 
 
 NOTHING = Function()
-CLIP, SIGMOID, SILU, HARD_SIGMOID, HARD_SWISH, LEAKY_RELU, TANH = range(1, 8)
+CLIP, SIGMOID, SILU, HARD_SIGMOID, HARD_SWISH, LEAKY_RELU, TANH, LINEAR = range(1, 9)
 BINARY = {"Add": 0, "Sub": 1, "Mul": 2, "Div": 3}
 
 
@@ -364,7 +364,7 @@ def _resize(node: ir.Node, facts: Facts) -> Step:
         _text(node, "coordinate_transformation_mode", "half_pixel"),
         _text(node, "nearest_mode", "round_prefer_floor"),
     )
-    _need(_text(node, "mode", "nearest") == "nearest" and not _given(node, 1))
+    _need(_text(node, "mode", "nearest") == "nearest" and (not _given(node, 1) or not _held(node, 1).size))
     _need(how in {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor")})
     _need(x[:2] == y[:2] and y[2] % x[2] == 0 and y[3] % x[3] == 0)
     if _given(node, 2) and _held(node, 2).size:

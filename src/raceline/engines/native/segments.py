@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +103,13 @@ def _settle(graph: ir.Graph, node: ir.Node, table: ShapeTable) -> None:
     graph.remove(node, safe=True)
 
 
-def cut_up(model: Model, table: ShapeTable) -> list[Segment]:
+def cut_up(model: Model, table: ShapeTable, left: Collection[ir.Node] = ()) -> list[Segment]:
     """Segments in order; a net only where it holds a fair share of the model's convolutions.
 
     Args:
         model: as `settled` gives it.
         table: its shapes.
+        left: nodes that the other engine is to run.
 
     Raises:
         BadModelError: a part would have to be cut around a node with graphs inside.
@@ -118,7 +119,7 @@ def cut_up(model: Model, table: ShapeTable) -> list[Segment]:
     floats = {name: info.shape for name, info in table.known.items() if info.data_type == ir.DataType.FLOAT}
     facts = Facts(floats)
     nodes = list(model.program.graph)
-    steps = {node: step for node in nodes if (step := step_of(node, facts)) is not None}
+    steps = {node: step for node in nodes if node not in left and (step := step_of(node, facts)) is not None}
     work = {node: _work(step, floats) for node, step in steps.items()}
     segments = _alternating(nodes, steps)
     total = sum(work.values())
