@@ -1,5 +1,12 @@
 """What fewer bits, splits and own kernels bring: `python -m benchmarks.tune [--json] [--models NAME ...]`.
 
+Four parts, each by itself with --parts:
+
+    races    tuned models beside the engines and others' quantisers, described below
+    kernels  our kernels beside the engines', one operator at a time (benchmarks/_native_kernels.py)
+    qat      training in few bits beside quantisation after training (benchmarks/_qat.py)
+    search   how soon the tuner's choice is as good as what an hour finds (benchmarks/_search.py)
+
 For every model, batch and number of threads, the tuned configuration, once in full precision and once with fewer
 bits allowed, beside the plain engines on the graph as it was read, the 8-bit models that ONNX Runtime's own
 quantiser and NNCF make of it, and OpenVINO's bf16; all loaded at once and timed in interleaved rounds, each engine
@@ -13,7 +20,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +29,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _int8_peers
+from benchmarks import _int8_peers, _qat, _search
 from benchmarks._models import INSTALL, Case, missing, real_models, zoo_models
+from benchmarks._native_kernels import native_kernel_share_of_peak
 from benchmarks.deploy import PEERS, THREADS, geomean, interleaved, prepare
 from raceline import engines
 from raceline.convert import Bench, Truth, optimise, quantise, reduce, tune
@@ -38,6 +46,17 @@ BATCHES = (1, 8)
 TUNE_S = 40.0
 SEARCH_S = 60.0  # for graphs of fewer bits
 SEED = 0
+PARTS = ("races", "kernels", "qat", "search")
+FIGURES = (
+    "picker_regret",
+    "speedup_vs_best_single_engine",
+    "speedup_vs_best_single_engine_worst",
+    "speedup_vs_unoptimised",
+    "native_kernel_share_of_peak",
+    "qat_size_reduction",
+    "qat_accuracy_drop",
+    "tuning_seconds",
+)
 PEER_ENGINES = Path(__file__).parent / "_engines"
 
 
@@ -288,42 +307,65 @@ def _cell(race: Race, runners: Sequence[str]) -> str:
     return f"{min(ran) * 1e3:.3g}!" if ran else ""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="only these")
-    options = parser.parse_args(arguments)
-    engines.__path__.append(str(PEER_ENGINES))
-    progress = TerminalProgress()
-    cases = [*real_models(), *zoo_models(progress)]
-    unknown = set(options.models or []) - {case.name for case in cases}
-    if unknown:
-        parser.error(
-            f"unknown models: {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in cases)}"
-        )
+def _races(cases: Sequence[Case], progress: Progress) -> dict[str, Any]:
+    """Figures of the races; prints their table."""
     found: dict[str, list[Race]] = {}
     failed = {}
     for case in cases:
-        if not options.models or case.name in options.models:
-            print(f"{case.name} ...", file=sys.stderr)
-            try:
-                found[case.name] = measure(case, progress)
-            except RacelineError as error:
-                failed[case.name] = str(error)
-                print(f"{case.name} failed: {error}", file=sys.stderr)
+        print(f"{case.name} ...", file=sys.stderr)
+        try:
+            found[case.name] = measure(case, progress)
+        except RacelineError as error:
+            failed[case.name] = str(error)
+            print(f"{case.name} failed: {error}", file=sys.stderr)
     races = [race for rows in found.values() for race in rows]
     Console(width=200).print(table(races), "! wrong, or outside the accuracy budget, so no peer there")
     for name in missing():
         print(f"not measured: {name} is not installed ({INSTALL})", file=sys.stderr)
-    result = figures(found) | {
-        "cases": [asdict(race) | {"regret": race.regret} for race in races],
-        "failed_models": failed,
-        "missing_models": missing(),
-        "machine": this_machine().key,
-        "date": datetime.now(UTC).date().isoformat(),
+    detail = {"cases": [asdict(race) | {"regret": race.regret} for race in races]}
+    return figures(found) | detail | {"failed_models": failed, "missing_models": missing()}
+
+
+def _searched(cases: Sequence[Case], search_s: float, progress: Progress) -> dict[str, Any]:
+    """Figures of the search."""
+    case = next(case for case in cases if case.name == _search.MODEL)
+    found = _search.search(case, TUNE_S, search_s, progress)
+    return {"tuning_seconds": _search.worst_seconds(found), "search": asdict(found) | {"search_s": search_s}}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tune",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="only these, in the races")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these")
+    parser.add_argument("--seeds", type=int, default=_qat.SEEDS, help="of the qat part")
+    parser.add_argument("--search-seconds", type=float, default=_search.SEARCH_S, help="of the search part")
+    options = parser.parse_args(arguments)
+    engines.__path__.append(str(PEER_ENGINES))
+    progress = TerminalProgress()
+    cases = [*real_models(), *zoo_models(progress)]
+    names = [case.name for case in cases]
+    if unknown := sorted(set(options.models or []) - set(names)):
+        parser.error(f"unknown models: {', '.join(unknown)}; there are {', '.join(names)}")
+    chosen = [case for case in cases if case.name in (options.models or names)]
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "races": lambda: _races(chosen, progress),
+        "kernels": lambda: {"native_kernel_share_of_peak": native_kernel_share_of_peak()},
+        "qat": lambda: _qat.prove_all(range(options.seeds)),
+        "search": lambda: _searched(cases, options.search_seconds, progress),
     }
-    for name in list(result)[:6]:
-        print(f"{name}: {result[name]}")
+    result: dict[str, Any] = {}
+    for name in PARTS:
+        if name in options.parts:
+            result |= parts[name]()
+    result |= {"machine": this_machine().key, "date": datetime.now(UTC).date().isoformat()}
+    for name in FIGURES:
+        if name in result:
+            print(f"{name}: {result[name]}")
     if options.json:
         print(json.dumps(result))
 
