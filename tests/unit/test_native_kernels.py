@@ -187,7 +187,7 @@ def test_threads_change_no_bit(name):
 
 
 def test_more_threads_than_cores_miss_no_part_and_do_none_twice():
-    """Helpers that come late, when the next step is under way: rounds of few and of many parts follow each other."""
+    """Helpers come late, when the next step is under way: rounds of few and of many parts follow each other."""
     shape = (1, 64, 9, 8)
     x, weights = random(shape), random((64, 64, 1, 1), 1) / np.float32(8)
     alone, many = (Built("", [shape] * 3, threads) for threads in (1, 12))
