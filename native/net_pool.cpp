@@ -46,48 +46,44 @@ Pool::Busy::Busy(Pool& pool) : pool_(pool) {
 Pool::Busy::~Busy() { pool_.busy_ = false; }
 
 void Pool::run(std::int64_t count, const std::function<void(std::int64_t, int)>& work) {
-    if (helpers_.empty() || count <= 1) {
+    if (helpers_.empty() || count <= 1 || count > std::int64_t(most_left)) {
         for (std::int64_t i = 0; i < count; ++i) work(i, 0);
         return;
     }
     work_ = &work;
     count_ = count;
-    next_ = 0;
-    working_ = int(helpers_.size());
-    {
-        std::lock_guard lock(mutex_);
-        ++round_;
-    }
-    wake_.notify_all();
+    undone_.store(count, std::memory_order_relaxed);
+    const std::uint64_t round = left_.load(std::memory_order_relaxed) / (most_left + 1) + 1;
+    left_.store(round * (most_left + 1) + std::uint64_t(count), std::memory_order_release);
     take(0);
-    for (int i = 0; working_.load(std::memory_order_acquire) > 0; ++i) {
+    for (int i = 0; undone_.load(std::memory_order_acquire) > 0; ++i) {
         pause();
         if (i > looks) std::this_thread::yield();  // a helper may wait for this very core
     }
 }
 
+// Whoever takes an index keeps the round from ending until it is done, so that what it reads then is the round's
+// own; a helper that comes late finds nothing left, and nobody waits for it.
 void Pool::take(int thread) {
-    for (std::int64_t i; (i = next_.fetch_add(1)) < count_;) (*work_)(i, thread);
-}
-
-bool Pool::wait_for_round(std::uint64_t seen) {
-    for (int i = 0; busy_ && !stop_; ++i) {
-        if (round_.load(std::memory_order_acquire) != seen) return true;
-        pause();
-        if (i > looks) std::this_thread::yield();
+    std::uint64_t left = left_.load(std::memory_order_acquire);
+    while (left & most_left) {
+        if (!left_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel)) continue;
+        (*work_)(count_ - std::int64_t(left & most_left), thread);
+        undone_.fetch_sub(1, std::memory_order_release);
+        left = left_.load(std::memory_order_acquire);
     }
-    std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] { return stop_ || busy_ || round_ != seen; });
-    return !stop_;
 }
 
 void Pool::help(int thread) {
-    std::uint64_t seen = 0;
-    while (wait_for_round(seen)) {
-        if (round_.load(std::memory_order_acquire) == seen) continue;  // woken to keep watch
-        ++seen;
+    while (!stop_) {
         take(thread);
-        working_.fetch_sub(1, std::memory_order_release);
+        for (int i = 0; busy_ && !stop_ && !(left_.load(std::memory_order_acquire) & most_left); ++i) {
+            pause();
+            if (i > looks) std::this_thread::yield();
+        }
+        if (busy_) continue;
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return stop_ || busy_; });
     }
 }
 

@@ -186,6 +186,25 @@ def test_threads_change_no_bit(name):
         assert all(np.array_equal(runs[0], run) for run in runs)
 
 
+def test_more_threads_than_cores_miss_no_part_and_do_none_twice():
+    """Helpers come late, when the next step is under way: rounds of few and of many parts follow each other."""
+    shape = (1, 64, 9, 8)
+    x, weights = random(shape), random((64, 64, 1, 1), 1) / np.float32(8)
+    alone, many = (Built("", [shape] * 3, threads) for threads in (1, 12))
+    for built in (alone, many):
+        built.pack(0, shape)
+        for i in range(12):  # into what the step before has read
+            source, target = built.values[i % 2], built.values[1 - i % 2]
+            built.net.convolution(
+                source, target, weights, None, (1, 1), (1, 1), (0, 0), 1, NONE, built.values[2], RELU
+            )
+            built.net.apply(target, built.values[2], (7, 0.0, 0.0))
+        built.unpack(2, shape)
+        built.net.prepare(0, True)
+    for _ in range(60):  # values[2] keeps what the last run left, in both
+        assert np.array_equal(many.run(x), alone.run(x))
+
+
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_reaches_what_it_should(value, kernels):
