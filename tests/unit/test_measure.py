@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import textwrap
 from pathlib import Path
 
@@ -129,8 +130,11 @@ def test_a_worker_refuses_a_foreign_parent():
 
 def test_the_environment_of_a_worker_can_be_changed():
     worker = Worker({"RACELINE_TEST": "yes", "PATH": None})
+    environ = Path(f"/proc/{worker._process.pid}/environ")
     try:
-        environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes().split(b"\0")
+        while not (text := environ.read_bytes()) and worker._process.poll() is None:
+            time.sleep(0.01)  # the kernel has not filled it in yet
+        environment = text.split(b"\0")
     finally:
         worker.end()
         worker.end()
