@@ -81,57 +81,35 @@ void Gemm::pack(const float* b, std::int64_t ldb, float sign, const float* other
 
 // While tile `t` of a panel is computed, its share of the panel that comes next is fetched.
 void Gemm::ask_for(Tile& tile, const Panel& next, std::int64_t matrix, std::int64_t t, std::int64_t tiles) const {
-    const std::int64_t lines = depth_ * next.vectors * kernels_->lanes / line_floats, steps = depth_ / line_floats;
-    if (steps == 0) return;
-    const std::int64_t per_step = (lines + steps * tiles - 1) / (steps * tiles), begin = t * steps * per_step;
-    // Few rows do not take long enough to hide it; they read B once, in order, as hardware foresees.
-    constexpr std::int64_t most_per_step = 12;
-    if (per_step > most_per_step || begin + steps * per_step > lines + steps * tiles) return;
-    tile.next = b_.get() + matrix * matrix_floats_ + next.at + begin * line_floats;
-    tile.next_lines = int(per_step);
+    const std::int64_t lines = depth_ * next.vectors * kernels_->lanes / line_floats;
+    const Prefetch share = share_of_next(lines, depth_ / line_floats, t, tiles);
+    tile.next = b_.get() + matrix * matrix_floats_ + next.at + share.begin * line_floats;
+    tile.next_lines = share.per_step;
 }
 
-std::vector<Gemm::Block> Gemm::blocks(std::int64_t rows) const {
-    const std::int64_t count = (rows + plan_.block_rows - 1) / plan_.block_rows;
-    std::vector<Block> all;
-    for (std::int64_t i = 0; i < count; ++i) {
-        const std::int64_t begin = rows * i / count;
-        all.push_back({begin, rows * (i + 1) / count - begin});
-    }
-    return all;
-}
-
-// Even heights: a short last tile would leave the multipliers waiting for each other.
-Gemm::Tiling Gemm::tiling(std::int64_t rows) const {
-    const std::int64_t most = kernels_->rows[plan_.vectors - 1];
-    return {(rows + most - 1) / most, rows};
-}
+Tiling Gemm::tiling(std::int64_t rows) const { return Tiling::of(rows, kernels_->rows[plan_.vectors - 1]); }
 
 void Gemm::run(const GemmCall& call, Parallel& parallel) const {
     if (call.rows <= 0 || n_ == 0) return;
-    const auto parts = blocks(call.rows);
-    const std::int64_t count = std::int64_t(parts.size()), panels = std::int64_t(panels_.size());
-    const std::int64_t threads = std::max(1, parallel.threads());
-    const std::int64_t chunks = count >= 4 * threads || count % threads == 0 ? 1 : std::min(threads, panels);
-    const auto normalise_after = [&](const Block& block) {
+    const auto blocks = cut_rows(call.rows, plan_.block_rows);
+    const auto normalise_after = [&](const RowBlock& block) {
         if (call.after)
             kernels_->normalise(*call.after, call.c + block.row * call.ldc, call.ldc, block.rows,
                                call.c + block.row * call.ldc, call.ldc);
     };
-    parallel.run(count * chunks, [&](std::int64_t task) {
-        const Block& block = parts[task / chunks];
-        const std::int64_t chunk = task % chunks, first = panels * chunk / chunks,
-                           end = panels * (chunk + 1) / chunks;
+    const auto part = [&](const RowBlock& block, std::int64_t first, std::int64_t end, bool whole) {
         if (plan_.strassen)
             run_block_strassen(call, block, first, end);
         else
             run_block(call, block, first, end);
-        if (chunks == 1) normalise_after(block);
-    });
-    if (chunks > 1 && call.after) parallel.run(count, [&](std::int64_t task) { normalise_after(parts[task]); });
+        if (whole) normalise_after(block);
+    };
+    const bool whole = run_parts(parallel, blocks, std::int64_t(panels_.size()), part);
+    if (!whole && call.after)
+        parallel.run(std::int64_t(blocks.size()), [&](std::int64_t task) { normalise_after(blocks[task]); });
 }
 
-void Gemm::run_block(const GemmCall& call, const Block& block, std::int64_t first_panel,
+void Gemm::run_block(const GemmCall& call, const RowBlock& block, std::int64_t first_panel,
                      std::int64_t end_panel) const {
     const Tiling tiles = tiling(block.rows);
     const std::int64_t most = kernels_->rows[plan_.vectors - 1], stride = round_up(k_, line_floats);
@@ -207,7 +185,7 @@ void Gemm::multiply_halves(int product, const Panel& panel, std::int64_t half, c
 
 // The four quarters of one panel of columns. Of an odd number of rows the middle one is in both halves, and the
 // lower one writes it: written twice, it would get its residual twice where that is the output itself.
-void Gemm::finish_quarters(const GemmCall& call, const Panel& panel, const Block& block, const float* sums) const {
+void Gemm::finish_quarters(const GemmCall& call, const Panel& panel, const RowBlock& block, const float* sums) const {
     const std::int64_t half = (block.rows + 1) / 2, lower = block.rows - half;
     const std::int64_t width = plan_.vectors * kernels_->lanes;
     for (int q = 0; q < quarters; ++q) {
@@ -221,7 +199,7 @@ void Gemm::finish_quarters(const GemmCall& call, const Panel& panel, const Block
 
 // Panels are taken in groups whose sums stay in the second-level cache; within a group each product runs through
 // all its panels, so that every part of B is read once.
-void Gemm::run_block_strassen(const GemmCall& call, const Block& block, std::int64_t first_panel,
+void Gemm::run_block_strassen(const GemmCall& call, const RowBlock& block, std::int64_t first_panel,
                               std::int64_t end_panel) const {
     constexpr std::int64_t cached_floats = 64 << 10;
     const std::int64_t half = (block.rows + 1) / 2, lower = block.rows - half;

@@ -7,6 +7,7 @@
 #include "dense.hpp"
 #include "parallel.hpp"
 #include "scratch.hpp"
+#include "tiling.hpp"
 
 namespace raceline {
 
@@ -52,24 +53,16 @@ private:
         int vectors;
         std::int64_t at;  // where its part of each packed matrix begins
     };
-    struct Block {
-        std::int64_t row, rows;
-    };
-    struct Tiling {
-        std::int64_t count, rows;
-        std::int64_t begin(std::int64_t tile) const { return rows * tile / count; }
-    };
 
     void pack(const float* b, std::int64_t ldb, float sign, const float* other, float* to) const;
     void ask_for(Tile& tile, const Panel& next, std::int64_t matrix, std::int64_t t, std::int64_t tiles) const;
-    std::vector<Block> blocks(std::int64_t rows) const;
     Tiling tiling(std::int64_t rows) const;
-    void run_block(const GemmCall&, const Block&, std::int64_t first_panel, std::int64_t end_panel) const;
-    void run_block_strassen(const GemmCall&, const Block&, std::int64_t first_panel, std::int64_t end_panel) const;
+    void run_block(const GemmCall&, const RowBlock&, std::int64_t first_panel, std::int64_t end_panel) const;
+    void run_block_strassen(const GemmCall&, const RowBlock&, std::int64_t first_panel, std::int64_t end_panel) const;
     void pack_sums(const float* a, std::int64_t lda, std::int64_t half, std::int64_t lower, float* packed) const;
     void multiply_halves(int product, const Panel&, std::int64_t half, const float* packed, float* sums,
                          int next_product, const Panel* next) const;
-    void finish_quarters(const GemmCall&, const Panel&, const Block&, const float* sums) const;
+    void finish_quarters(const GemmCall&, const Panel&, const RowBlock&, const float* sums) const;
 
     const DenseKernels* kernels_;
     GemmPlan plan_;

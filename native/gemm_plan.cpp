@@ -1,7 +1,4 @@
-#include <time.h>
-
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <mutex>
 #include <string>
@@ -9,15 +6,10 @@
 #include <vector>
 
 #include "gemm.hpp"
+#include "race.hpp"
 
 namespace raceline {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-using Seconds = std::chrono::duration<double>;
-
-// Larger shapes are timed on a part of this size: what holds for it holds for more.
-constexpr std::int64_t most_trial_rows = 1024, most_trial_k = 2048, most_trial_n = 1536;
 
 std::vector<GemmPlan> candidates(const DenseKernels& kernels, std::int64_t rows, std::int64_t k, std::int64_t n,
                                  bool exact) {
@@ -32,47 +24,18 @@ std::vector<GemmPlan> candidates(const DenseKernels& kernels, std::int64_t rows,
     return plans;
 }
 
-// What this thread has computed for: another program's turn on the core is not the plan's fault.
-double computing_s() {
-    timespec now{};
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
-}
-
-struct Contender {
-    GemmPlan plan;
-    Gemm gemm;
-    double best_s;
-};
-
-// Interleaved, so that what else the machine does spares none; and each plan finds its weights as a whole network
-// would leave them, pushed out by the others'. After each round those far behind drop out.
 GemmPlan search(const DenseKernels& kernels, std::int64_t rows, std::int64_t k, std::int64_t n, bool exact,
                 double seconds) {
     const Floats a = allocate_floats(rows * k), b = allocate_floats(k * n), c = allocate_floats(rows * n);
     std::fill_n(a.get(), rows * k, 0.5f);
     std::fill_n(b.get(), k * n, 0.25f);
     const GemmCall call{a.get(), k, rows, c.get(), n};
+    const std::vector<GemmPlan> plans = candidates(kernels, rows, k, n, exact);
+    std::vector<Gemm> ways;
     Alone alone;
-    std::vector<Contender> contenders;
-    const auto start = Clock::now();
-    for (const GemmPlan& plan : candidates(kernels, rows, k, n, exact)) {
-        contenders.push_back({plan, Gemm(kernels, plan, b.get(), n, k, n, nullptr), 1e30});
-        contenders.back().gemm.run(call, alone);  // the first run brings in pages and instructions
-        if (Seconds(Clock::now() - start).count() > seconds / 2) break;
-    }
-    const auto faster = [](const Contender& x, const Contender& y) { return x.best_s < y.best_s; };
-    for (int round = 0; contenders.size() > 1 && round < 64; ++round) {
-        for (Contender& contender : contenders) {
-            const double before = computing_s();
-            contender.gemm.run(call, alone);
-            contender.best_s = std::min(contender.best_s, computing_s() - before);
-        }
-        std::sort(contenders.begin(), contenders.end(), faster);
-        if (Seconds(Clock::now() - start).count() > seconds) break;
-        while (round >= 2 && contenders.back().best_s > 1.05 * contenders.front().best_s) contenders.pop_back();
-    }
-    return contenders.front().plan;
+    return plans[fastest_of(
+        plans.size(), [&](std::size_t way) { ways.emplace_back(kernels, plans[way], b.get(), n, k, n, nullptr); },
+        [&](std::size_t way) { ways[way].run(call, alone); }, seconds).way];
 }
 
 }  // namespace

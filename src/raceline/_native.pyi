@@ -281,3 +281,95 @@ class Net:
 
     def step_names(self) -> list[str]:
         """What each step is, convolutions with the way that was chosen."""
+
+def int8_kernels() -> list[str]:
+    """The sets of 8-bit kernels that this CPU can run, best first: avx512_vnni, avx_vnni, avx512bw, avx2, plain.
+
+    All give the same sums, to the bit.
+    """
+
+class Int8Linear:
+    """activation((x - zero point) weight * scales + bias) + residual, with a constant weight of 8 bits."""
+
+    def __init__(
+        self,
+        weight: np.ndarray[Any, np.dtype[np.int8]],
+        scale: _Floats,
+        bias: _Floats | None = None,
+        *,
+        rows: int,
+        kernels: str = "",
+        plan: tuple[int, int, bool] | None = None,
+        seconds: float = 0.1,
+    ) -> None:
+        """Pack a constant weight; its zero point is 0.
+
+        Args:
+            weight: (k, n), copied; k at most 32768, so that every sum fits 32 bits.
+            scale: (n), of each column of the weight.
+            bias: (n), in units of the result.
+            rows: of x, most often; any number may come.
+            kernels: see `int8_kernels`.
+            plan: vectors of a tile, rows of a block, and whether bytes are widened to 16 bits; where None, the
+                fastest that is found. The sums are the same.
+            seconds: to look for it, about.
+
+        Raises:
+            ValueError: shapes or plan do not fit, or k is too large.
+            KeyError: this CPU has no such kernels.
+            MemoryError: there is not enough memory.
+        """
+
+    def run(
+        self,
+        x: np.ndarray[Any, Any],
+        out: np.ndarray[Any, Any],
+        *,
+        scale: float,
+        zero_point: int = 0,
+        out_scale: float = 1.0,
+        out_zero_point: int = 0,
+        residual: _Floats | None = None,
+        activation: str = "",
+        threads: int = 1,
+    ) -> None:
+        """Compute; sums are exact, all that follows is in float32. The last axes must be contiguous.
+
+        Args:
+            x: (rows, k) of uint8 or int8; or of float32, which is quantised to uint8 on the way.
+            out: (rows, n), overwritten: float32, or uint8 or int8, rounded half to even and held within the type.
+            scale: of x.
+            zero_point: of x.
+            out_scale: of an 8-bit `out`.
+            out_zero_point: of an 8-bit `out`.
+            residual: (rows, n), added after the activation; may be `out` itself.
+            activation: "", "relu", "gelu", "gelu_tanh" or "silu".
+            threads: made for this call; the numbers do not depend on them.
+
+        Raises:
+            ValueError: shapes, types, scales or zero points do not fit, or there is no such activation.
+        """
+
+    @property
+    def plan(self) -> tuple[int, int, bool]:
+        """Vectors of a tile, rows of a block, whether bytes are widened."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the packed weight."""
+
+    @property
+    def split_share(self) -> float:
+        """Vectors of weights that would saturate sums of 16 bits and were split, as a share of all."""
+
+def quantise(
+    x: _Floats, out: np.ndarray[Any, Any], *, scale: float, zero_point: int = 0, kernels: str = ""
+) -> None:
+    """Set out = round(x / scale) + zero_point, half to even, held within out's uint8 or int8; NaN is the smallest.
+
+    Computed as x times 1 / scale in float32, which may round a tie the other way.
+
+    Raises:
+        ValueError: lengths, types, scale or zero point do not fit.
+        KeyError: this CPU has no such kernels.
+    """
