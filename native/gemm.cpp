@@ -87,6 +87,16 @@ void Gemm::ask_for(Tile& tile, const Panel& next, std::int64_t matrix, std::int6
     tile.next_lines = share.per_step;
 }
 
+// The same for the rows of A that the next block packs, where they lie in one piece.
+void Gemm::ask_for_rows(Tile& tile, const GemmCall& call, const RowBlock& block, std::int64_t t,
+                        std::int64_t tiles) const {
+    const std::int64_t next = block.row + block.rows, rows = std::min(block.rows, call.rows - next);
+    if (rows <= 0 || call.lda != k_) return;
+    const Prefetch share = share_of_next(rows * k_ / line_floats, depth_ / line_floats, t, tiles);
+    tile.next = call.a + next * call.lda + share.begin * line_floats;
+    tile.next_lines = share.per_step;
+}
+
 Tiling Gemm::tiling(std::int64_t rows) const { return Tiling::of(rows, kernels_->rows[plan_.vectors - 1]); }
 
 void Gemm::run(const GemmCall& call, Parallel& parallel) const {
@@ -135,7 +145,10 @@ void Gemm::run_block(const GemmCall& call, const RowBlock& block, std::int64_t f
             const std::int64_t ldb = std::int64_t(panel.vectors) * kernels_->lanes;
             Tile tile{k_, packed + row * stride, b_.get() + panel.at, ldb, bias_.get() + panel.column, {to, {}}, 1,
                       last, nullptr, 0};
-            if (p + 1 < end_panel) ask_for(tile, panels_[p + 1], 0, t, tiles.count);
+            if (p + 1 < end_panel)
+                ask_for(tile, panels_[p + 1], 0, t, tiles.count);
+            else
+                ask_for_rows(tile, call, block, t, tiles.count);
             kernels_->tile[panel.vectors - 1][rows - 1](tile);
             if (direct) continue;
             const float* residual = call.residual ? call.residual + (block.row + row) * call.residual_stride +

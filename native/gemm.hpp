@@ -56,6 +56,7 @@ private:
 
     void pack(const float* b, std::int64_t ldb, float sign, const float* other, float* to) const;
     void ask_for(Tile& tile, const Panel& next, std::int64_t matrix, std::int64_t t, std::int64_t tiles) const;
+    void ask_for_rows(Tile& tile, const GemmCall&, const RowBlock&, std::int64_t t, std::int64_t tiles) const;
     Tiling tiling(std::int64_t rows) const;
     void run_block(const GemmCall&, const RowBlock&, std::int64_t first_panel, std::int64_t end_panel) const;
     void run_block_strassen(const GemmCall&, const RowBlock&, std::int64_t first_panel, std::int64_t end_panel) const;

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "gemm.hpp"
@@ -11,16 +12,13 @@
 namespace raceline {
 namespace {
 
-std::vector<GemmPlan> candidates(const DenseKernels& kernels, std::int64_t rows, std::int64_t k, std::int64_t n,
-                                 bool exact) {
+std::vector<GemmPlan> candidates(const DenseKernels& kernels, std::int64_t rows, std::int64_t n, bool strassen) {
     std::vector<GemmPlan> plans;  // the likeliest first, as time may run out
     for (const std::int64_t block : {112, 56, 224})
-        for (const bool strassen : {true, false})
-            for (int vectors = kernels.vectors; vectors >= 1; --vectors) {
-                const bool barred = strassen && (exact || !may_halve(rows, k, n));
-                const bool narrow = vectors == 1 && n > kernels.lanes, same = block > rows && block != 112;
-                if (!barred && !narrow && !same) plans.push_back({vectors, block, strassen});
-            }
+        for (int vectors = kernels.vectors; vectors >= 1; --vectors) {
+            const bool narrow = vectors == 1 && n > kernels.lanes, same = block > rows && block != 112;
+            if (!narrow && !same) plans.push_back({vectors, block, strassen});
+        }
     return plans;
 }
 
@@ -30,12 +28,21 @@ GemmPlan search(const DenseKernels& kernels, std::int64_t rows, std::int64_t k, 
     std::fill_n(a.get(), rows * k, 0.5f);
     std::fill_n(b.get(), k * n, 0.25f);
     const GemmCall call{a.get(), k, rows, c.get(), n};
-    const std::vector<GemmPlan> plans = candidates(kernels, rows, k, n, exact);
-    std::vector<Gemm> ways;
     Alone alone;
-    return plans[fastest_of(
-        plans.size(), [&](std::size_t way) { ways.emplace_back(kernels, plans[way], b.get(), n, k, n, nullptr); },
-        [&](std::size_t way) { ways[way].run(call, alone); }, seconds).way];
+    const auto race = [&](bool strassen) {
+        const std::vector<GemmPlan> plans = candidates(kernels, rows, n, strassen);
+        std::vector<Gemm> ways;
+        const Fastest best = fastest_of(
+            plans.size(), [&](std::size_t way) { ways.emplace_back(kernels, plans[way], b.get(), n, k, n, nullptr); },
+            [&](std::size_t way) { ways[way].run(call, alone); }, exact ? seconds : seconds / 2);
+        return std::pair(plans[best.way], best.seconds);
+    };
+    const auto [plain, plain_s] = race(false);
+    if (exact) return plain;
+    // Digits are not given away for what may be noise.
+    constexpr double worth = 0.97;
+    const auto [halved, halved_s] = race(true);
+    return halved_s < worth * plain_s ? halved : plain;
 }
 
 }  // namespace

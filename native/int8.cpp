@@ -245,7 +245,10 @@ void Int8Gemm::run_block(const Int8Call& call, const Columns& columns, const Row
         for (std::int64_t t = 0; t < tiles.count; ++t) {
             const std::int64_t row = tiles.begin(t), rows = tiles.begin(t + 1) - row;
             tile.a = packed + row * stride;
-            if (p + 1 < end_panel) ask_for(tile, panels_[p + 1], t, tiles.count);
+            if (p + 1 < end_panel)
+                ask_for(tile, panels_[p + 1], t, tiles.count);
+            else
+                ask_for_rows(tile, call, block, t, tiles.count);
             kernels_->tile[plan_.wide][panel.vectors - 1][rows - 1](tile);
             finish(call, to, block.row + row, rows, panel.column);
         }
@@ -256,6 +259,17 @@ void Int8Gemm::ask_for(Int8Tile& tile, const Panel& next, std::int64_t t, std::i
     const std::int64_t lines = words_ * next.vectors * kernels_->lanes / line_words;
     const Prefetch share = share_of_next(lines, words_ / line_words, t, tiles);
     tile.next = reinterpret_cast<const char*>(vector_at(next, 0, 0)) + share.begin * line_bytes;
+    tile.next_lines = share.per_step;
+}
+
+// The same for the rows of A that the next block packs, where they lie in one piece.
+void Int8Gemm::ask_for_rows(Int8Tile& tile, const Int8Call& call, const RowBlock& block, std::int64_t t,
+                            std::int64_t tiles) const {
+    const std::int64_t next = block.row + block.rows, rows = std::min(block.rows, call.rows - next);
+    if (rows <= 0 || call.lda != k_) return;
+    const std::int64_t size = call.a_type == Number::f32 ? sizeof(float) : 1;
+    const Prefetch share = share_of_next(rows * k_ * size / line_bytes, words_ / line_words, t, tiles);
+    tile.next = static_cast<const char*>(call.a) + next * call.lda * size + share.begin * line_bytes;
     tile.next_lines = share.per_step;
 }
 

@@ -139,6 +139,7 @@ private:
     void run_block(const Int8Call&, const Columns&, const RowBlock&, std::int64_t first_panel,
                    std::int64_t end_panel) const;
     void ask_for(Int8Tile& tile, const Panel& next, std::int64_t t, std::int64_t tiles) const;
+    void ask_for_rows(Int8Tile& tile, const Int8Call&, const RowBlock&, std::int64_t t, std::int64_t tiles) const;
     void finish(const Int8Call&, Int8Finish to, std::int64_t row, std::int64_t rows, std::int64_t column) const;
     void pack_block(const Int8Call&, const RowBlock&, std::uint8_t* row, float* packed) const;
     std::int8_t* vector_at(const Panel& panel, std::int64_t word, int vector) const;

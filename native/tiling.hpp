@@ -39,7 +39,7 @@ struct Prefetch {
 };
 inline Prefetch share_of_next(std::int64_t lines, std::int64_t steps, std::int64_t t, std::int64_t tiles) {
     // Few rows do not take long enough to hide it; they read B once, in order, as hardware foresees.
-    constexpr std::int64_t most_per_step = 12;
+    constexpr std::int64_t most_per_step = 16;
     if (steps == 0) return {};
     const std::int64_t per_step = (lines + steps * tiles - 1) / (steps * tiles), begin = t * steps * per_step;
     if (per_step > most_per_step || begin + steps * per_step > lines + steps * tiles) return {};
