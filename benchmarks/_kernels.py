@@ -4,9 +4,10 @@ An operator is a model of its own, run through each runtime's leanest interface 
 thread, interleaved, the least computing time of many calls. Where an engine knows several spellings of an operator
 (a contrib operator, a fused one), the fastest counts.
 
-The share is of the roofline: of the rate that the probe's loop reaches on this core in the same minute, FP32 where
-a kernel names no other, or, where moving the operator's bytes takes longer, of the rate at which a STREAM triad over as many bytes moves them.
-Arithmetic is the operator's nominal one: Winograd's and Strassen's algorithms do less, and may pass 100 %.
+The share is of the roofline: of the rate that the probe's loop reaches on this core in the same minute, FP32
+where a kernel names no other, or, where moving the operator's bytes takes longer, of the rate at which a STREAM
+triad over as many bytes moves them. Arithmetic is the operator's nominal one: Winograd's and Strassen's algorithms
+do less, and may pass 100 %.
 """
 
 import importlib

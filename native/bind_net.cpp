@@ -22,6 +22,8 @@
 namespace nb = nanobind;
 
 namespace raceline {
+void bind_net_rows(nb::class_<net::Net>& net);
+
 namespace {
 
 using namespace net;
@@ -151,8 +153,8 @@ void bind_net(nb::module_& module) {
     module.def("net_kernels", &kernel_sets);
     module.def("net_methods", &known);
     module.def("learn_net_methods", &learn, arg("methods"));
-    nb::class_<Net>(module, "Net")
-        .def(nb::init<int, int, const std::string&, std::int64_t>(), arg("threads"), arg("streams"),
+    nb::class_<Net> net(module, "Net");
+    net.def(nb::init<int, int, const std::string&, std::int64_t>(), arg("threads"), arg("streams"),
              arg("kernels"), arg("arena_floats"))
         .def("value", &add_value, arg("place"), arg("offset"), arg("shape"), arg("image_stride"))
         .def("convolution", &add_convolution, arg("x"), arg("y"), arg("weights").noconvert(), arg("bias").none().noconvert(),
@@ -193,6 +195,7 @@ void bind_net(nb::module_& module) {
         .def("time_steps", &time_steps, arg("inputs").noconvert(), arg("outputs").noconvert(), arg("repeats"))
         .def("memory_bytes", &Net::memory_bytes)
         .def("step_names", &Net::step_names);
+    bind_net_rows(net);
 }
 
 }  // namespace raceline

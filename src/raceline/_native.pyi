@@ -280,7 +280,80 @@ class Net:
         """Packed weights, arenas and scratch."""
 
     def step_names(self) -> list[str]:
-        """What each step is, convolutions with the way that was chosen."""
+        """What each step is, convolutions and linear layers with the way that was chosen."""
+
+    def linear(
+        self,
+        x: int,
+        y: int,
+        weights: _Floats,
+        bias: _Floats | None,
+        *,
+        activation: str = "",
+        residual: int = -1,
+        before: _Norm | None = None,
+        after: _Norm | None = None,
+        exact: bool = False,
+        seconds: float = 0.1,
+    ) -> None:
+        """Add y = after(activation(before(x) weights + bias) + residual), over values of one pixel as rows.
+
+        Args:
+            x: (rows, k)
+            y: (rows, n)
+            weights: (k, n), copied.
+            bias: (n), copied.
+            activation: as `Linear.run` takes them.
+            residual: a value (rows, n); negative for none.
+            before: layer norm of x's rows.
+            after: layer norm of the result's rows.
+            exact: see `Linear`.
+            seconds: to look for the fastest plan.
+
+        Raises:
+            ValueError: shapes do not fit, or there is no such activation.
+        """
+
+    def norm(self, x: int, y: int, norm: _Norm) -> None:
+        """Add a layer norm over the columns of a value of one pixel.
+
+        Raises:
+            ValueError: shapes do not fit.
+        """
+
+    def attention(
+        self,
+        q: tuple[int, int, int],
+        k: tuple[int, int, int],
+        v: tuple[int, int, int],
+        y: int,
+        *,
+        batch: int,
+        heads: int,
+        depth: int,
+        value_depth: int,
+        scale: float,
+        mask: int = -1,
+        mask_shape: Sequence[int] = (1, 1, 1),
+    ) -> None:
+        """Add softmax(q k^T * scale + mask) v over heads that lie side by side in the columns of matrices.
+
+        Args:
+            q: value (batch * queries, columns), first column, columns between heads.
+            k: the same of (batch * keys, columns).
+            v: the same.
+            y: (batch * queries, heads * value_depth)
+            batch: of all of them.
+            heads: side by side.
+            depth: of q and k.
+            value_depth: of v.
+            scale: of the scores.
+            mask: a value (batch or 1 * heads or 1 * queries or 1, keys); negative for none.
+            mask_shape: its first three axes.
+
+        Raises:
+            ValueError: heads or mask lie outside their values.
+        """
 
 def int8_kernels() -> list[str]:
     """The sets of 8-bit kernels that this CPU can run, best first: avx512_vnni, avx_vnni, avx512bw, avx2, plain.

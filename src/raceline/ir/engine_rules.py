@@ -41,7 +41,8 @@ _REFERENCE = EngineChoice(
 
 def _native(has: set[str]) -> EngineChoice:
     """The one that knows in a moment whether a model is for it."""
-    reason = f"Raceline's own kernels for convolutional nets, tuned to each layer, on {_widest(has & _NATIVE_SETS)}"
+    widest = _widest(has & _NATIVE_SETS)
+    reason = f"Raceline's own kernels for convolutions and attention, tuned to each layer, on {widest}"
     return EngineChoice("native", "CPU", ("fp32",), reason)
 
 

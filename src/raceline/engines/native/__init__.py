@@ -1,6 +1,7 @@
-"""Convolutional nets on kernels of our own, planned and tuned for their shapes; the rest on ONNX Runtime.
+"""Convolutional nets and transformers on kernels of our own, planned for their shapes; the rest on ONNX Runtime.
 
-Offered where it may win: nets whose time goes into convolutions. docs/decisions/0013 says what was measured.
+Offered where it may win: nets whose time goes into convolutions, or into linear layers around attention.
+docs/decisions/0013 and 0016 say what was measured.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["assemble", "description", "load", "tolerance", "version"]
 
-description = "Raceline's own kernels for convolutional nets, ONNX Runtime for what is around them"
+description = (
+    "Raceline's own kernels for convolutional nets and transformers, ONNX Runtime for what is around them"
+)
 tolerance = Tolerance(atol=1e-5, rtol=1e-4)
 
 
@@ -37,13 +40,13 @@ def load(model: Model, options: Options) -> NativeSession:
     that ONNX Runtime was measured to run faster are left to it, be it all of them.
 
     Raises:
-        BadModelError: the model has no convolution that our kernels take, so other engines are as fast; or it
-            has branches or loops.
+        BadModelError: the model has neither a convolution nor attention that our kernels take, so other engines
+            are as fast; or it has branches or loops.
         UnsupportedOperatorError: ONNX Runtime lacks an operator of the rest.
         ConfigError: a precision that is not offered, or kernels that this CPU lacks.
     """
     _refuse_precision(options)
-    if not _has_convolution(model):
+    if not _may_have_work(model):
         raise _nothing(model)
     from raceline.engines.native.segments import refuse_graphs_inside
 
@@ -77,11 +80,13 @@ def _refuse_precision(options: Options) -> None:
 
 def _nothing(model: Model) -> BadModelError:
     return BadModelError(
-        f"nothing here for the native kernels: {model.name} has no convolution of single precision that they take",
+        f"nothing here for the native kernels: {model.name} has no convolution and no attention "
+        "of single precision that they take",
         next_step="Use the engine onnxruntime.",
     )
 
 
-def _has_convolution(model: Model) -> bool:
+def _may_have_work(model: Model) -> bool:
     graphs = [model.program.graph, *model.program.functions.values()]
-    return any(node.op_type == "Conv" for graph in graphs for node in graph)
+    kinds = {node.op_type for graph in graphs for node in graph}
+    return "Conv" in kinds or {"Softmax", "MatMul"} <= kinds

@@ -11,6 +11,8 @@ from raceline.engines.native.places import Layout
 
 ARENA, INPUT, OUTPUT = range(3)
 _FEW_CHANNELS = 8  # pictures of fewer are read as they come: blocks of 16 would be mostly empty
+_IN_ROWS = {"linear", "norm", "attention"}
+_MOST_S = 0.3  # for measuring the ways of computing one linear layer
 
 
 def build(
@@ -22,6 +24,7 @@ def build(
     threads: int,
     streams: int,
     kernels: str,
+    choosing_s: float = 0.0,
 ) -> _native.Net:
     """A net of these steps, not prepared yet.
 
@@ -33,20 +36,31 @@ def build(
         threads: that share one call.
         streams: calls side by side.
         kernels: a name of `_native.net_kernels`; empty for the best.
+        choosing_s: for measuring the ways of computing each linear layer; none, and products stay exact.
     """
     merged = fused(list(steps), outputs)
-    plain = {name for name in inputs if _reads_plain(name, merged, shapes, outputs)}
+    in_rows = all(step.kind in _IN_ROWS for step in merged)  # they read and write matrices as they come
+    plain = {name for name in inputs if in_rows or _reads_plain(name, merged, shapes, outputs)}
     packs = [Step("pack", [], [name]) for name in inputs if name not in plain]
-    steps = [*packs, *merged]
-    layout = Layout(steps, shapes, plain, outputs)
-    writing = _Writing(_native.Net(threads, streams, kernels, layout.size_floats), shapes, layout)
+    layout = Layout([*packs, *merged], shapes, plain, outputs)
+    net = _native.Net(threads, streams, kernels, layout.size_floats)
+    writing = _Writing(net, shapes, layout, _each_s(merged, choosing_s))
     for name in inputs:
         writing.take(name, plain=name in plain)
+    for name in outputs if in_rows else ():
+        writing.give_at_once(name)
     for step in merged:
         writing.step(step)
-    for name in outputs:
+    for name in () if in_rows else outputs:
         writing.give(name)
     return writing.net
+
+
+def _each_s(steps: Sequence[Step], choosing_s: float) -> float:
+    """Seconds for each shape of linear layers: those of one shape share what was found."""
+    linear = {(step.settings["weights"].shape, step.reads[0]) for step in steps if step.kind == "linear"}
+    different = {shape for shape, _ in linear}
+    return min(_MOST_S, choosing_s / max(1, len(different)))
 
 
 def _reads_plain(
@@ -64,8 +78,9 @@ def _reads_plain(
 class _Writing:
     """A net that grows step by step."""
 
-    def __init__(self, net: _native.Net, shapes: Mapping[str, Shape], layout: Layout) -> None:
+    def __init__(self, net: _native.Net, shapes: Mapping[str, Shape], layout: Layout, each_s: float) -> None:
         self.net = net
+        self._each_s = each_s
         self._shapes = shapes
         self._layout = layout
         self._numbers: dict[str, int] = {}
@@ -82,12 +97,17 @@ class _Writing:
         """An output, out of its blocks."""
         self.net.unpack(self._at(name), self.net.value(OUTPUT, 0, self._shapes[name], 0))
 
+    def give_at_once(self, name: str) -> None:
+        """An output, to be written where it goes."""
+        self._numbers[name] = self.net.value(OUTPUT, 0, self._shapes[name], 0)
+
     def step(self, step: Step) -> None:
         """Add the kernels that do one step."""
         {
             "convolution": self._convolution, "pool": self._pool, "concat": self._concat, "split": self._split,
             "affine": self._affine, "binary": self._binary, "average": self._average, "upsample": self._upsample,
-            "apply": self._apply, "alias": self._alias,
+            "apply": self._apply, "alias": self._alias, "linear": self._linear, "norm": self._norm,
+            "attention": self._attention,
         }[step.kind](step)  # fmt: skip
 
     def _at(self, name: str) -> int:
@@ -145,3 +165,25 @@ class _Writing:
 
     def _alias(self, step: Step) -> None:
         """Nothing: the value has the place of the other."""
+
+    def _linear(self, step: Step) -> None:
+        s = step.settings
+        residual = self._at(step.residual) if step.residual else -1
+        self.net.linear(
+            self._at(step.reads[0]), self._at(step.writes[0]), s["weights"], s["bias"],
+            activation=s.get("activation", ""), residual=residual, before=s["before"], after=s["after"],
+            exact=self._each_s == 0, seconds=self._each_s,
+        )  # fmt: skip
+
+    def _norm(self, step: Step) -> None:
+        self.net.norm(self._at(step.reads[0]), self._at(step.writes[0]), step.settings["norm"])
+
+    def _attention(self, step: Step) -> None:
+        s = step.settings
+        q, k, v = ((self._at(name), *place) for name, place in zip(step.reads[:3], s["places"], strict=True))
+        masked = s["mask_shape"] is not None
+        self.net.attention(
+            q, k, v, self._at(step.writes[0]), batch=s["batch"], heads=s["heads"], depth=s["depth"],
+            value_depth=s["value_depth"], scale=s["scale"], mask=self._at(step.reads[3]) if masked else -1,
+            mask_shape=s["mask_shape"] if masked else (1, 1, 1),
+        )  # fmt: skip

@@ -17,7 +17,6 @@ from raceline.engines import Options, Session, Tensors
 from raceline.engines._cut import cut
 from raceline.engines.native import methods
 from raceline.engines.native.build import build
-from raceline.engines.native.operators import as_pictures
 from raceline.engines.native.segments import Segment, cut_up, settled
 from raceline.ir import Model, ShapeTable, make_inputs
 
@@ -114,7 +113,7 @@ def plan_for(
         model: stays as it is.
         options: as engines get them.
         shapes: of all inputs.
-        budget_s: for measuring the ways of computing each convolution.
+        budget_s: for measuring the ways of computing each convolution and linear layer.
         compare: measure too whether each net, and the whole, is faster than the other engine, and give way
             where it is not; only models that are run in several parts are in doubt.
 
@@ -199,15 +198,18 @@ class _Making:
             return self._other(segment)
         inputs = tuple(str(value.name) for value in segment.inputs())
         outputs = {str(value.name): self.table.known[str(value.name)].shape for value in segment.outputs()}
-        names = {name for step in segment.steps for name in (*step.reads, *step.writes)}
+        names = {
+            name for step in segment.steps for name in (*step.reads, *step.writes, step.residual) if name
+        }
         net = build(
             segment.steps,
-            {name: as_pictures(self.table.known[name].shape) for name in names},
+            {name: segment.seen(self.table.known[name].shape) for name in names},
             inputs,
             list(outputs),
             threads=self.options.threads,
             streams=self.options.streams,
             kernels=_kernels(),
+            choosing_s=self.budget_s if self.options.optimise else 0.0,
         )
         if not self.options.optimise:
             net.prepare(0.0, False)

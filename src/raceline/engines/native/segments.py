@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.core.errors import BadModelError
-from raceline.engines.native.operators import Facts, Step, as_pictures, step_of
+from raceline.engines.native.operators import Facts, Shape, Step, as_pictures, step_of
+from raceline.engines.native.rows import as_matrix, units_of
 from raceline.ir import Model, Shapes, ShapeTable, infer_shapes
 from raceline.ir.serialise import inlined
 
@@ -32,6 +33,10 @@ class Segment:
     nodes: list[ir.Node]
     steps: list[Step] | None
 
+    def seen(self, shape: tuple[int, ...]) -> Shape:
+        """A value of this shape as the steps see it."""
+        return as_pictures(shape)
+
     def inputs(self) -> list[ir.Value]:
         """Values that come from other segments or from outside the model."""
         inside = set(self.nodes)
@@ -46,6 +51,38 @@ class Segment:
             v for v in written
             if v.is_graph_output() or any(user not in inside for user in v.consumers())
         ]  # fmt: skip
+
+
+@dataclass
+class Rows(Segment):
+    """Nodes whose steps are over matrices; some of them only rearrange, and are no step.
+
+    Attributes:
+        values: of the whole graph, by name.
+    """
+
+    values: Mapping[str, ir.Value]
+
+    def seen(self, shape: tuple[int, ...]) -> Shape:
+        """A value of this shape as the steps see it."""
+        return as_matrix(shape)
+
+    def inputs(self) -> list[ir.Value]:
+        """Values that steps read and none writes."""
+        steps = self.steps or []
+        reads = dict.fromkeys(name for step in steps for name in (*step.reads, step.residual) if name)
+        return [self.values[name] for name in reads if name not in self._written()]
+
+    def outputs(self) -> list[ir.Value]:
+        """Values that steps write and others read."""
+        inside = set(self.nodes)
+        written = [self.values[name] for name in self._written()]
+        return [
+            v for v in written if v.is_graph_output() or any(user not in inside for user in v.consumers())
+        ]
+
+    def _written(self) -> dict[str, None]:
+        return dict.fromkeys(name for step in self.steps or [] for name in step.writes)
 
 
 def settled(model: Model, shapes: Shapes) -> tuple[Model, ShapeTable]:
@@ -121,6 +158,10 @@ def cut_up(model: Model, table: ShapeTable, left: Collection[ir.Node] = ()) -> l
     nodes = list(model.program.graph)
     steps = {node: step for node in nodes if node not in left and (step := step_of(node, facts)) is not None}
     work = {node: _work(step, floats) for node, step in steps.items()}
+    rows = cut_into_rows(nodes, floats, sum(work.values()), left)
+    if rows:
+        refuse_graphs_inside(model)
+        return rows
     segments = _alternating(nodes, steps)
     total = sum(work.values())
     for segment in segments:
@@ -132,6 +173,106 @@ def cut_up(model: Model, table: ShapeTable, left: Collection[ir.Node] = ()) -> l
     if any(segment.steps for segment in segments):
         refuse_graphs_inside(model)
     return segments
+
+
+def cut_into_rows(
+    nodes: Sequence[ir.Node],
+    shapes: Mapping[str, tuple[int, ...]],
+    convolutions: int,
+    left: Collection[ir.Node] = (),
+) -> list[Segment]:
+    """Segments of kernels over matrices and what is left; none where convolutions outweigh them.
+
+    Args:
+        nodes: of the graph, in order.
+        shapes: of values of float32.
+        convolutions: their multiplications.
+        left: nodes that the other engine is to run.
+    """
+    units, views = units_of(nodes, shapes)
+    units = [unit for unit in units if not any(node in left for node in unit.nodes)]
+    work = sum(
+        math.prod(shapes[unit.step.writes[0]][:-1]) * unit.step.settings["weights"].size
+        for unit in units
+        if unit.step.kind == "linear"
+    )
+    if work <= convolutions or all(unit.step.kind != "attention" for unit in units):
+        return []
+    values = {str(v.name): v for node in nodes for v in (*node.inputs, *node.outputs) if v is not None}
+    ours = {node for unit in units for node in unit.nodes}
+    needed = {producer for unit in units for producer in _producers(values[name] for name in unit.reads())}
+    absorbed = _absorbed(nodes, views.used - ours - needed, ours)
+    place = {node: i for i, node in enumerate(nodes)}
+    items = [
+        _Item(unit.nodes, unit.step, _producers(values[name] for name in unit.reads())) for unit in units
+    ]
+    items += [_Item([node], None, _producers(node.inputs)) for node in nodes if node not in ours | absorbed]
+    items.sort(key=lambda item: max(place[node] for node in item.nodes))
+    turns = min((_by_turns(items, ours=first) for first in (False, True)), key=len)
+    segments: list[Segment] = []
+    turn_of: dict[ir.Node, int] = {}
+    for turn, chosen in enumerate(turns):
+        inside = sorted((node for item in chosen for node in item.nodes), key=place.__getitem__)
+        turn_of |= dict.fromkeys(inside, turn)
+        steps = [item.step for item in chosen if item.step is not None]
+        segments.append(Rows(inside, steps, values) if steps else Segment(inside, None))
+    for node in sorted(absorbed, key=place.__getitem__, reverse=True):
+        turn_of[node] = max(turn_of[user] for value in node.outputs for user in value.consumers())
+        segments[turn_of[node]].nodes.append(node)
+    for segment in segments:
+        segment.nodes.sort(key=place.__getitem__)
+    return segments
+
+
+def _absorbed(nodes: Sequence[ir.Node], views: set[ir.Node], ours: set[ir.Node]) -> set[ir.Node]:
+    """Those of `views`, nodes that rearrange, whose results only our kernels read."""
+    absorbed: set[ir.Node] = set()
+    for node in reversed(nodes):
+        users = {user for value in node.outputs for user in value.consumers()}
+        visible = any(value.is_graph_output() for value in node.outputs)
+        if node in views and users and not visible and users <= ours | absorbed:
+            absorbed.add(node)
+    return absorbed
+
+
+def _producers(values: Iterable[ir.Value | None]) -> set[ir.Node]:
+    found = {value.producer() for value in values if value is not None}
+    return {node for node in found if node is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """Nodes that run together: a step of our kernels, or one node of the other engine.
+
+    Attributes:
+        needs: nodes that compute what these read.
+    """
+
+    nodes: list[ir.Node]
+    step: Step | None
+    needs: set[ir.Node]
+
+
+def _by_turns(items: Sequence[_Item], *, ours: bool) -> list[list[_Item]]:
+    """Items by turns: all steps that can be done next, then all nodes of the other engine that can."""
+    left, waiting = list(items), {node for item in items for node in item.nodes}
+    turns: list[list[_Item]] = []
+    idle = 0
+    while left and idle < 2:
+        chosen: list[_Item] = []
+        for item in left:
+            if (item.step is not None) == ours and not (item.needs - set(item.nodes)) & waiting:
+                waiting -= set(item.nodes)
+                chosen.append(item)
+        taken = set(chosen)
+        left = [item for item in left if item not in taken]
+        if chosen:
+            turns.append(chosen)
+        idle = 0 if chosen else idle + 1
+        ours = not ours
+    if left:
+        raise BadModelError("the nodes of the graph wait for each other", "it has a cycle")
+    return turns
 
 
 def _work(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> int:
