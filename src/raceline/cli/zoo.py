@@ -70,7 +70,7 @@ def get(
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="A network; `raceline zoo list` says which can be trained.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The ONNX file to write.")],
     data: Annotated[
         str, typer.Option(help="Pictures that a package carries: digits or mnist_5k.")
     ] = "mnist_5k",
