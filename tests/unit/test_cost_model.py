@@ -293,7 +293,12 @@ def test_the_cache_of_this_machine_moves_the_model(tmp_path):
         profile = Profile(FAST.key, f"net{number}", {"x": (1,)}, rows)
         data = {"method": METHOD, "profile": profile.to_json(), "work": asdict(work)}
         (folder / f"{number}.json").write_text(json.dumps(data))
-    for name, text in (("a", "{"), ("b", '{"method": 3}'), ("c", "[" * 100_000), ("d", '{"method": 1}')):
+    for name, text in (
+        ("a", "{"),
+        ("b", f'{{"method": {METHOD}}}'),
+        ("c", "[" * 100_000),
+        ("d", '{"method": 1}'),
+    ):
         (folder / f"{name}.json").write_text(text)
     found = for_platform(FAST, METHOD)
     assert "6 models tuned on this machine" in found.source and "EPYC" in found.source

@@ -14,7 +14,7 @@ from raceline.convert._worker import Server
 from raceline.convert.choose import representative_s
 from raceline.convert.heat import offspring
 from raceline.convert.measure import Bench, HinderedError, Worker
-from raceline.convert.tune import tune
+from raceline.convert.tune import METHOD, tune
 from raceline.core.errors import BackendLostError, BadModelError, ConfigError, NotReadyError, UnknownNameError
 from raceline.ir import Candidate, Values, with_batch_axis
 from raceline.ir.platform import stated_platform, stated_platforms
@@ -103,6 +103,21 @@ def test_the_last_of_the_time_is_for_the_contenders(model, tmp_path):
     for engine in ("honest", "lying"):
         rounds = [len(times[Candidate(engine, variant=v)]) for v in ("source", "optimised")]
         assert max(rounds) > 1.3 * min(rounds)
+
+
+def test_where_loading_took_the_time_some_rounds_are_timed_still(model, tmp_path):
+    track = Track(lambda c: 0.01)
+    loading = track.load
+
+    def load(candidate):
+        track.clock.sleep_s(3.0)
+        return loading(candidate)
+
+    track.load = load
+    log = TuningLog(tmp_path / "t.jsonl")
+    track.tune(model, model, batches=(1,), threads=(1,), budget_s=6.0, log=log)
+    times = read_log(log.written).times(1)
+    assert len(times) == 2 and min(map(len, times.values())) == 5
 
 
 def test_the_budget_ends_it_but_all_are_timed(model):
@@ -298,7 +313,9 @@ def test_wrong_numbers_are_told_once(model):
         assert row.failure.count("wrong numbers") == (row.candidate.engine == "lying")
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"method": 3}', '{"method": 3, "profile": {}}', "\udcff"])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", f'{{"method": {METHOD}}}', f'{{"method": {METHOD}, "profile": {{}}}}', "\udcff"]
+)
 def test_a_damaged_cache_is_measured_anew(model, tmp_path, caplog, damage):
     track = Track(linear)
     first = track.tune(model, model, cache=True)

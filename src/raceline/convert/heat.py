@@ -25,6 +25,8 @@ _NEEDS_WARMING_S = 0.06  # shorter calls feel the caches that the candidate befo
 _MOST_ROUNDS = 40
 _ROUNDS_BEFORE_OFFSPRING = 3
 _LEAST_ROUNDS = 3  # with fewer, offspring that looks fast may only have been lucky
+_ROUNDS_WHATEVER = 5  # where loading took the time: one round after cold starts tells nothing
+_PATIENCE = 2.0  # budgets that those rounds may take
 _FINAL = 0.6  # of the budget is for all candidates; what is left, for the contenders alone
 _SPLITTING = 0.15  # of the budget may go into the search for splits between engines
 _PROMISING = 1.4  # candidates at most so much slower than their leader get offspring
@@ -135,7 +137,7 @@ class Heat:
         """Why no further round is run; empty where one is."""
         if not self._alive:
             return "nothing is left"
-        if spent >= 1:
+        if spent >= 1 and (number + 1 >= _ROUNDS_WHATEVER or spent >= _PATIENCE):
             return "the time was used"
         if self._is_settled(number):
             return "settled"

@@ -39,7 +39,7 @@ from raceline.ir.probe import describe
 
 _logger = logging.getLogger(__name__)
 
-METHOD = 3
+METHOD = 4
 """Version of the way of measuring; profiles of another one are not taken from the cache."""
 
 _FALLBACK = "patchwork"  # for models that no engine takes whole
@@ -86,7 +86,8 @@ def tune(
         reduced: ways of computing with fewer bits that compete too, of those engines; held against their
             accuracy budget and not against the reference.
         budget_s: how long it may take. Each engine is timed at least once, at each precision and number of
-            threads, whatever that takes; but other graphs of it only if there is time.
+            threads, whatever that takes; but other graphs of it only if there is time. Where loading takes the
+            time, five rounds are still timed, for at most as long again.
         progress: told of each round.
         cache: look for an earlier profile of the same models, inputs, machine and engines, and keep this one,
             unless memory or time was short for a candidate that may do better on another day.
