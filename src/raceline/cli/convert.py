@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from raceline.cli.options import Json, MemoryLimit, ReaderOptions, Shapes, Values, pairs, shape
+from raceline.cli.options import Json, MemoryLimit, ReaderOptions, Shapes, Values, opened_model, pairs, shape
 from raceline.cli.plan import plan
 from raceline.cli.quantise import quantise
 from raceline.cli.tune import tune
 
 if TYPE_CHECKING:
-    from raceline.convert import Comparison, Equivalence, Explanation, Inspection, Opened
-    from raceline.ir import Limits, Model
+    from raceline.convert import Comparison, Equivalence, Explanation, Inspection
+    from raceline.ir import Model
 
 
 class _WriteByDefault(TyperGroup):
@@ -86,7 +86,7 @@ def write(
     translator = IRTranslator()
     options = {} if to == "bundle" else parsed_options(to, pairs(settings or [], "--set", str))
     with progress.step("read"):
-        opened = _open(model, format, memory_limit, shapes, values, read)
+        opened = opened_model(model, format, memory_limit, shapes, values, read)
     source = opened.model
     made = translator.optimize(source, progress=progress) if optimise else source
     story = explanation_of(source, made, [*translator.rewrites, *translator.refusals]) if why else None
@@ -136,7 +136,7 @@ def inspect(
 
     progress = TerminalProgress()
     with progress.step("read"):
-        opened = _open(model, format, memory_limit, shapes, values, read)
+        opened = opened_model(model, format, memory_limit, shapes, values, read)
     with progress.step("find sizes"):
         settled, sizes = opened.settled()
     with progress.step("count"):
@@ -165,7 +165,7 @@ def compare(
 
     progress = TerminalProgress()
     with progress.step("read"):
-        one, other = _open(first, "", memory_limit).model, _open(second, "", memory_limit).model
+        one, other = (opened_model(path, memory_limit=memory_limit).model for path in (first, second))
     found = compare_models(
         one, other, shapes=pairs(shapes or [], "--shape", shape), seed=seed, rtol=rtol, progress=progress
     )
@@ -194,7 +194,7 @@ def explain(
 
     progress = TerminalProgress()
     with progress.step("read"):
-        opened = _open(model, format, memory_limit, shapes, values, read)
+        opened = opened_model(model, format, memory_limit, shapes, values, read)
     found = explain_model(opened.model, passes=passes or None, progress=progress)
     _print(as_json, found.to_json(), lambda: typer.echo("\n".join(found.lines())))
 
@@ -231,32 +231,6 @@ def formats(
                 typer.echo(f"        {operator}")
 
     _print(as_json, {"formats": [row.to_json() for row in chosen]}, show)
-
-
-def _open(
-    path: str,
-    input_format: str,
-    memory_limit: str,
-    shapes: list[str] | None = None,
-    values: list[str] | None = None,
-    read: list[str] | None = None,
-) -> "Opened":
-    """The model at a path, within the limit."""
-    from raceline.convert import Hints, open_model
-
-    hints = Hints(
-        pairs(shapes or [], "--shape", shape),
-        pairs(values or [], "--value", float),
-        pairs(read or [], "--read", str),
-    )
-    return open_model(path, input_format=input_format or None, limits=_limits(memory_limit), hints=hints)
-
-
-def _limits(text: str) -> "Limits | None":
-    from raceline.core.units import parse_size_bytes
-    from raceline.ir import Limits
-
-    return Limits(max_model_bytes=parse_size_bytes(text)) if text else None
 
 
 def _cases(model: "Model", sizes: dict[str, int], options: dict[str, Any]) -> list[dict[str, int]]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raceline.core import errors
+
+if TYPE_CHECKING:
+    from raceline.convert import Opened
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Shapes = Annotated[
@@ -76,3 +79,30 @@ def shape(text: str) -> tuple[int | str, ...]:
     if any(isinstance(size, int) and size < 1 for size in sizes):
         raise ValueError("every size must be at least 1")
     return sizes
+
+
+def opened_model(
+    path: str,
+    input_format: str = "",
+    memory_limit: str = "",
+    shapes: list[str] | None = None,
+    values: list[str] | None = None,
+    read: list[str] | None = None,
+) -> "Opened":
+    """The model at a path, within the limit, as the options say.
+
+    Raises:
+        ConfigError: an option does not parse.
+        Everything that `convert.open_model` raises.
+    """
+    from raceline.convert import Hints, open_model
+    from raceline.core.units import parse_size_bytes
+    from raceline.ir import Limits
+
+    limits = Limits(max_model_bytes=parse_size_bytes(memory_limit)) if memory_limit else None
+    hints = Hints(
+        pairs(shapes or [], "--shape", shape),
+        pairs(values or [], "--value", float),
+        pairs(read or [], "--read", str),
+    )
+    return open_model(path, input_format=input_format or None, limits=limits, hints=hints)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from raceline.cli.options import Json, MemoryLimit, ReaderOptions, Shapes, Values, pairs, shape
+from raceline.cli.options import Json, MemoryLimit, ReaderOptions, Shapes, Values, opened_model
 
 
 def plan(
@@ -26,20 +26,12 @@ def plan(
 
     Example: raceline convert plan detector.onnx --platform nvidia-a40 --goal throughput
     """
-    from raceline.convert import Hints, IRTranslator, open_model, plan_for
-    from raceline.core.units import parse_size_bytes
-    from raceline.ir import Limits
+    from raceline.convert import IRTranslator, plan_for
     from raceline.loop import TerminalProgress
 
     progress = TerminalProgress()
     machine = IRTranslator(platform_profile=platform).platform
-    limits = Limits(max_model_bytes=parse_size_bytes(memory_limit)) if memory_limit else None
-    hints = Hints(
-        pairs(shapes or [], "--shape", shape),
-        pairs(values or [], "--value", float),
-        pairs(read or [], "--read", str),
-    )
     with progress.step("read"):
-        source, sizes = open_model(model, limits=limits, hints=hints).settled()
+        source, sizes = opened_model(model, "", memory_limit, shapes, values, read).settled()
     found = plan_for(source, machine, sizes, goal=goal, allow=allow or None, progress=progress)
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))

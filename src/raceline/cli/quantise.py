@@ -16,8 +16,7 @@ from raceline.cli.options import (
     ReaderOptions,
     Shapes,
     Values,
-    pairs,
-    shape,
+    opened_model,
 )
 
 if TYPE_CHECKING:
@@ -45,22 +44,14 @@ def quantise(
 
     Example: raceline convert quantise net.onnx --data samples.npz --labels classes.npy --metric top1 -o net8
     """
-    from raceline.convert import Hints, IRTranslator, open_model, shrink
+    from raceline.convert import IRTranslator, shrink
     from raceline.convert import quantise as bits
-    from raceline.core.units import parse_size_bytes
-    from raceline.ir import Limits
     from raceline.loop import TerminalProgress
 
     budget = bits.budget_of(metric, accuracy_drop)
     progress, translator = TerminalProgress(), IRTranslator()
-    limits = Limits(max_model_bytes=parse_size_bytes(memory_limit)) if memory_limit else None
-    hints = Hints(
-        pairs(shapes or [], "--shape", shape),
-        pairs(values or [], "--value", float),
-        pairs(read or [], "--read", str),
-    )
     with progress.step("read"):
-        source, sizes = open_model(model, limits=limits, hints=hints).settled()
+        source, sizes = opened_model(model, "", memory_limit, shapes, values, read).settled()
         samples = bits.samples_for(source.signature, data, source.signature.concrete(sizes), labels)
     made = shrink(
         translator.optimize(source), samples, budget, translator.platform, out,

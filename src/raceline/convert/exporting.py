@@ -8,11 +8,13 @@ a module that is not installed, one with `error` says what the framework refused
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,3 +103,17 @@ def _run(
             f"{source} cannot be exported by its framework", found["error"], found.get("next_step", "")
         )
     return found
+
+
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Keep back what torch says of itself."""
+    log = logging.getLogger("torch")
+    usual = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(usual)

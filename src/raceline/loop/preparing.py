@@ -191,9 +191,7 @@ def _proven(
     """
     graphs = {way.variant: way.model for way in reduced.ways} | {"source": source, "optimised": model}
     while True:
-        variant = (
-            profile.best().candidate.variant
-        )  # "source" where no rewrite helps the engine that is fastest here
+        variant = profile.best().candidate.variant  # "source" where no rewrite helps that engine
         served = graphs[variant]
         chosen = replace(profile, variant=variant, model_sha256=structural_sha256(served))
         candidate, proof, why = _prove(source, served, reduced, chosen, sizes, progress)

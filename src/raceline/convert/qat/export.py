@@ -2,11 +2,8 @@
 
 # No postponed annotations here: torch reads those of the operators below.
 import copy
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from raceline.convert.exporting import quiet_torch
 from raceline.convert.onnx_file import read_onnx
 from raceline.convert.qat.fake import FakeQuantise
 from raceline.convert.qat.kinds import Kinds
@@ -244,7 +242,7 @@ def _write(
     }
     axis = None if batch is None else torch.export.Dim(batch)
     try:
-        with _quiet():
+        with quiet_torch():
             program = torch.onnx.export(
                 graph,
                 tuple(_of_two(x) if batch else x for x in module.example),
@@ -268,17 +266,3 @@ def _write(
 def _of_two(x: Tensor) -> Tensor:
     """Two items: the exporter would take the sizes 0 and 1 for constants."""
     return torch.cat([x[:1], x[:1]])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what torch says of itself."""
-    log = logging.getLogger("torch")
-    usual = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(usual)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +15,7 @@ import numpy as np
 
 from raceline.convert import files
 from raceline.convert.exporters.torch_export import reason
-from raceline.convert.exporting import exported
+from raceline.convert.exporting import exported, quiet_torch
 from raceline.convert.formats.torch_export.archive import prefix_of, refuse_unsafe
 from raceline.convert.onnx_file import read_onnx
 from raceline.core.errors import BadModelError, ConfigError, MissingDependencyError
@@ -146,7 +144,7 @@ def _export(source: Any, arguments: tuple[Any, ...], options: dict[str, Any], pa
     parameters = source.state_dict() if callable(source.state_dict) else source.state_dict
     size = sum(tensor.numel() * tensor.element_size() for tensor in parameters.values())
     try:
-        with _quiet():
+        with quiet_torch():
             program = torch.onnx.export(source, arguments, dynamo=True, verbose=False, **options)
             program.save(str(path), external_data=size > _MOST_INSIDE_BYTES)
     except Exception as error:  # noqa: BLE001  torch's exporter raises what its many parts raise
@@ -189,20 +187,6 @@ def _evaluating(module: Any) -> Iterator[None]:
             part.training = training
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what torch says of itself."""
-    log = logging.getLogger("torch")
-    usual = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(usual)
-
-
 def example(folder: Path) -> Path:
     """Write the smallest useful model into `folder`: y = relu(x w + b), for two items or more.
 
@@ -220,7 +204,7 @@ def example(folder: Path) -> Path:
         layer.bias.copy_(torch.from_numpy(_BIAS))
     module = torch.nn.Sequential(layer, torch.nn.ReLU()).eval()
     path = folder / "example.pt2"
-    with _quiet():
+    with quiet_torch():
         program = torch.export.export(
             module, (torch.zeros(2, 3),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
