@@ -1,10 +1,9 @@
 // Steps over matrices: values of one pixel, whose images are rows. Transformers are made of them.
 #include <cmath>
-#include <exception>
-#include <mutex>
 
 #include "attention.hpp"
 #include "gemm.hpp"
+#include "net_parallel.hpp"
 #include "net_rows.hpp"
 
 namespace raceline::net {
@@ -16,29 +15,6 @@ void require(bool fits, const char* what) {
 
 void require_result(const Value& y) { require(y.place != Place::input, "an input is not written"); }
 void require_rows(const Value& v) { require(v.h == 1 && v.w == 1 && v.n > 0 && v.c > 0, "a matrix has one pixel"); }
-
-// A net's threads for kernels that know no net.
-class OnPool final : public Parallel {
-  public:
-    explicit OnPool(Pool& pool) : pool_(pool) {}
-    int threads() const override { return pool_.threads(); }
-    void run_each(std::int64_t count, void (*body)(void*, std::int64_t), void* context) override {
-        std::exception_ptr failure;
-        std::mutex mutex;
-        pool_.run(count, [&](std::int64_t index, int) {
-            try {
-                body(context, index);
-            } catch (...) {
-                const std::lock_guard lock(mutex);
-                failure = std::current_exception();
-            }
-        });
-        if (failure) std::rethrow_exception(failure);
-    }
-
-  private:
-    Pool& pool_;
-};
 
 const DenseKernels& kernels_like(const Kernels& kernels) {
     const DenseKernels* narrowest = nullptr;

@@ -118,6 +118,8 @@ def _chosen(graph: ir.Graph, scheme: Scheme, keep: Collection[str]) -> tuple[lis
     for layer in layers:
         if scheme.results and is_op(layer.node, "ConvTranspose"):
             refused[layer.name] = "this engine has no 8-bit kernel for it"
+        elif layer.weight is None and not scheme.products:
+            refused[layer.name] = "this engine multiplies computed factors in floats"
         elif layer.name not in keep:
             chosen.append(layer)
     return chosen, refused

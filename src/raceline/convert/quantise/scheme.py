@@ -12,7 +12,7 @@ from raceline.core.errors import ConfigError
 from raceline.ir import PlatformProfile
 from raceline.ir.engine_rules import EXACT_INT8
 
-RUNS_QDQ = ("onnxruntime", "openvino")
+RUNS_QDQ = ("onnxruntime", "openvino", "native")
 """Engines that run QDQ in 8-bit arithmetic. MNN 3.6 does not: its converter aborts on QuantizeLinear of computed
 values, and its own 8-bit path takes no ranges but those that its own tool finds."""
 
@@ -28,6 +28,7 @@ class Scheme:
         method: how ranges of activations are found.
         results: whether the results of quantised convolutions are quantised at once, as ONNX Runtime's kernels
             want it; else only what such nodes read, and the engine decides.
+        products: whether products whose factors are both computed, as in attention, are quantised too.
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
@@ -35,6 +36,7 @@ class Scheme:
     per_channel: bool = True
     method: Method = "minmax"
     results: bool = True
+    products: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -52,5 +54,8 @@ class Scheme:
 
 def scheme_for(engine: str, platform: PlatformProfile, *, method: Method = "minmax") -> Scheme:
     """What suits an engine's kernels on a machine."""
-    exact = platform.architecture != "x86_64" or bool(EXACT_INT8 & set(platform.instruction_sets))
-    return Scheme(weight_bits=8 if exact else 7, results=engine == "onnxruntime", method=method)
+    ours = engine == "native"  # exact everywhere; attention stays in one piece, which computes in floats
+    exact = ours or platform.architecture != "x86_64" or bool(EXACT_INT8 & set(platform.instruction_sets))
+    return Scheme(
+        weight_bits=8 if exact else 7, results=engine == "onnxruntime", products=not ours, method=method
+    )
