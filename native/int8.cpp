@@ -230,7 +230,7 @@ void Int8Gemm::run_block(const Int8Call& call, const Columns& columns, const Row
     const std::int64_t most = kernels_->rows[plan_.wide][plan_.vectors - 1];
     const Tiling tiles = Tiling::of(block.rows, most);
     const std::int64_t stride = round_up(words_, line_words), width = std::int64_t(plan_.vectors) * kernels_->lanes;
-    const std::int64_t sums_words = round_up(most * width, line_words);
+    const std::int64_t sums_words = round_up(most_finished_rows * width, line_words);
     float* const packed = scratch_floats(block.rows * stride + sums_words + (most * k_ + word_bytes) / word_bytes);
     auto* const sums = reinterpret_cast<std::int32_t*>(packed + block.rows * stride);
     pack_block(call, block, reinterpret_cast<std::uint8_t*>(sums + sums_words), packed);
@@ -246,15 +246,19 @@ void Int8Gemm::run_block(const Int8Call& call, const Columns& columns, const Row
         to.columns = panel.columns;
         to.from = sums, to.from_stride = width;
         to.scale = columns.scale.get() + panel.column, to.bias = bias_.get() + panel.column;
+        std::int64_t unfinished = 0;  // the first row that is
         for (std::int64_t t = 0; t < tiles.count; ++t) {
-            const std::int64_t row = tiles.begin(t), rows = tiles.begin(t + 1) - row;
+            const std::int64_t row = tiles.begin(t), end = tiles.begin(t + 1), rows = end - row;
             tile.a = packed + row * stride;
+            tile.sums = sums + (row - unfinished) * width;
             if (p + 1 < end_panel)
                 ask_for(tile, panels_[p + 1], t, tiles.count);
             else
                 ask_for_rows(tile, call, block, t, tiles.count);
             kernels_->tile[plan_.wide][panel.vectors - 1][rows - 1](tile);
-            finish(call, to, block.row + row, rows, panel.column);
+            if (end - unfinished < least_finished_rows && end < block.rows) continue;
+            finish(call, to, block.row + unfinished, end - unfinished, panel.column);
+            unfinished = end;
         }
     }
 }
@@ -286,7 +290,7 @@ void Int8Gemm::finish(const Int8Call& call, Int8Finish to, std::int64_t row, std
     to.activation = call.activation, to.low = -infinity, to.high = infinity;
     to.to = static_cast<char*>(call.c) + (row * call.ldc + column) * size;
     to.to_stride = call.ldc, to.to_block_stride = together;
-    to.type = call.c_type, to.step = call.c_scale, to.zero = call.c_zero;
+    to.type = call.c_type, to.per_step = 1.0f / call.c_scale, to.zero = call.c_zero;
     if (call.residual) to.residual = call.residual + row * call.residual_stride + column;
     to.residual_type = Number::f32;
     to.residual_stride = call.residual_stride, to.residual_block_stride = together;

@@ -20,6 +20,8 @@ enum class Number { f32, u8, s8 };
 // of them widened to 16 bits.
 constexpr std::int64_t line_words = 16;
 constexpr int most_int8_vectors = 4, most_int8_rows = 14;
+// Rows whose sums are finished together: tiles of few would spend their time on calls.
+constexpr int least_finished_rows = 16, most_finished_rows = least_finished_rows - 1 + most_int8_rows;
 
 // What a vector of B's words lacks, at word `word` of k. See Int8Gemm::split.
 struct Rest {
@@ -62,7 +64,7 @@ struct Int8Finish {
     Number type;
     void* to;  // of its block
     std::int64_t to_stride, to_block_stride;  // in elements
-    float step;                               // where the output is quantised: its scale
+    float per_step;                           // where the output is quantised: 1 / scale
     int zero;
 };
 
@@ -78,12 +80,13 @@ struct Int8Kernels {
     // Bytes to the packed form of Int8Tile::a, each combined with `flip` by exclusive or; zeros beyond `columns`.
     void (*pack_rows[2])(const std::uint8_t* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                          std::uint8_t flip, void* to);
-    // round(x / step) + zero, half to even, held within the type; a NaN becomes the smallest. As the standard says,
-    // it divides: the product with 1 / step would round some ties the other way.
+    // round(x / step) + zero, half to even, held within the type; a NaN becomes the smallest.
     void (*quantise)(const float* from, std::int64_t count, float step, int zero, Number type, void* to);
     // The same from pixels of 16 floats, of which `channels` are there, to rows of bytes; and back.
     void (*quantise_block)(const float* from, std::int64_t pixels, int channels, float step, int zero,
                            std::uint8_t* to, std::int64_t to_stride);
+    // Sums that are floats, pixels of 16, to rows of bytes: as `finish`, without activation and residual.
+    void (*finish_block)(const Int8Finish& to, const float* from);
     void (*restore_block)(const std::uint8_t* from, std::int64_t from_stride, std::int64_t pixels, int channels,
                           float scale, int zero, float* to);
     // What floats stand for once they were u8.

@@ -15,6 +15,22 @@ bool is_depthwise(const ConvSpec& s) { return s.groups > 1; }
 
 std::int64_t depth_of(const ConvSpec& s) { return s.kernel_h * s.kernel_w * s.x.c; }
 
+// A call of memcpy would take longer than the few bytes of a window's row.
+void copy(std::uint8_t* to, const std::uint8_t* from, std::int64_t count) {
+    constexpr std::int64_t few = 256, vector = 16, word = 8;
+    if (count > few) {
+        std::memcpy(to, from, std::size_t(count));
+    } else if (count >= vector) {  // the last one may overlap those before
+        for (std::int64_t i = 0; i + vector <= count; i += vector) std::memcpy(to + i, from + i, vector);
+        std::memcpy(to + count - vector, from + count - vector, vector);
+    } else if (count >= word) {
+        std::memcpy(to, from, word);
+        std::memcpy(to + count - word, from + count - word, word);
+    } else {
+        for (std::int64_t i = 0; i < count; ++i) to[i] = from[i];
+    }
+}
+
 // Weights as a matrix, (kernel_h, kernel_w, channels) by outputs: in the order in which pixels give bytes.
 std::vector<std::int8_t> as_matrix(const ConvSpec& s, const std::int8_t* weights) {
     const std::int64_t taps = s.kernel_h * s.kernel_w, outputs = s.y.c;
@@ -76,7 +92,7 @@ class Int8Conv : public Step {
                 if (y < 0 || y >= s_.x.h)
                     std::memset(to, s_.x.bytes.zero, std::size_t(row_));
                 else if (inside)
-                    std::memcpy(to, x_ + (y * s_.x.w + left) * s_.x.c, std::size_t(row_));
+                    copy(to, x_ + (y * s_.x.w + left) * s_.x.c, row_);
                 else
                     taps(y, left, to);
             }
@@ -87,7 +103,7 @@ class Int8Conv : public Step {
                 if (x < 0 || x >= s_.x.w)
                     std::memset(to, s_.x.bytes.zero, std::size_t(s_.x.c));
                 else
-                    std::memcpy(to, x_ + (y * s_.x.w + x) * s_.x.c, std::size_t(s_.x.c));
+                    copy(to, x_ + (y * s_.x.w + x) * s_.x.c, s_.x.c);
             }
         }
         const ConvSpec& s_;
@@ -107,7 +123,7 @@ class Int8Conv : public Step {
             const Value &y = c_.s_.y, &residual = c_.s_.epilogue.residual;
             sums.activation = c_.ending_.activation, sums.low = c_.ending_.low, sums.high = c_.ending_.high;
             sums.type = y.is_bytes ? Number::u8 : Number::f32;
-            sums.step = y.bytes.scale, sums.zero = y.bytes.zero;
+            sums.per_step = 1.0f / y.bytes.scale, sums.zero = y.bytes.zero;
             sums.to = place(y, y_, row, column, sums.to_stride, sums.to_block_stride);
             if (residual_) {
                 sums.residual = place(residual, residual_, row, column, sums.residual_stride,
@@ -131,7 +147,7 @@ class Int8Conv : public Step {
         // Floats first, then whatever functions there are, then y: each tile in the nearest cache.
         void by_steps(Int8Finish sums, std::int64_t row, std::int64_t column) const {
             constexpr std::int64_t most_columns = (most_int8_vectors + 1) * block;
-            alignas(64) float tile[most_int8_rows * most_columns], added[most_int8_rows * block];
+            alignas(64) float tile[most_finished_rows * most_columns], added[most_finished_rows * block];
             const std::int64_t of_block = sums.rows * block;
             sums.activation = raceline::Activation::none, sums.low = -infinity, sums.high = infinity;
             sums.type = Number::f32, sums.to = tile, sums.to_stride = block, sums.to_block_stride = of_block;
@@ -254,22 +270,27 @@ void check_int8_convolution(const ConvSpec& s) {
 
 std::vector<Method> int8_methods_for(const ConvSpec& s, const Kernels& kernels, bool winograd) {
     if (is_depthwise(s)) return {Method{Method::depthwise}};
+    constexpr int pixels = 224;  // of a block: fewer or more are as fast
     const Int8Kernels& set = int8_kernels_like(kernels);
     std::vector<Method> found;
     for (const bool wide : {false, true}) {
         if (!(wide ? set.wide : set.narrow)) continue;
-        for (const int pixels : {112, 336})
-            for (int vectors = set.vectors; vectors >= 1; --vectors) {
-                const bool needless = vectors > 1 && (vectors - 1) * set.lanes >= s.y.c;
-                const bool slow = vectors == 1 && s.y.c > set.lanes, same = pixels > 112 && s.y.pixels() <= 112;
-                if (!needless && !slow && !same) found.push_back({Method::int8, vectors, pixels, wide, 0, 0});
-            }
+        for (int vectors = set.vectors; vectors >= 1; --vectors) {
+            const bool needless = vectors > 1 && (vectors - 1) * set.lanes >= s.y.c;
+            const bool slow = vectors == 1 && s.y.c > set.lanes;
+            if (!needless && !slow) found.push_back({Method::int8, vectors, pixels, wide, 0, 0});
+        }
     }
     if (!winograd || !takes_winograd(s)) return found;
     ConvSpec floats = s;
     floats.x.is_bytes = floats.y.is_bytes = floats.epilogue.residual.is_bytes = false;
-    for (const Method& method : methods_for(floats, kernels, true))
-        if (method.kind == Method::winograd) found.push_back(method);
+    const int side = s.y.h >= 6 && s.y.w >= 6 ? 4 : 2;
+    int blocks = 0;  // of the largest tile, which comes first
+    for (const Method& method : methods_for(floats, kernels, true)) {
+        if (method.kind != Method::winograd || method.side != side || (blocks && method.blocks != blocks)) continue;
+        blocks = method.blocks;
+        found.push_back(method);
+    }
     return found;
 }
 

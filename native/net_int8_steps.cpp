@@ -24,14 +24,14 @@ class Int8Depthwise : public Step {
   public:
     Int8Depthwise(const ConvSpec& spec, const Kernels& kernels, const std::int8_t* weights, const float* scale,
                   const float* bias)
-        : s_(spec), kernels_(kernels), int8_(int8_kernels_like(kernels)), bias_(padded_bias(spec, bias)),
+        : s_(spec), ending_(ending_of(spec.epilogue)), kernels_(kernels), int8_(int8_kernels_like(kernels)), bias_(padded_bias(spec, bias)),
           zeros_(block), scale_(spec.y.blocks() * block), weights_(spec.x.blocks() * taps() * block) {
         for (std::int64_t c = 0; c < s_.x.c; ++c) {
             scale_.data()[c] = s_.x.bytes.scale * scale[c];
             for (std::int64_t t = 0; t < taps(); ++t)
                 weights_.data()[(c / block * taps() + t) * block + c % block] = float(weights[c * taps() + t]);
         }
-        constexpr std::int64_t most_floats = 1 << 14;  // half of a small second-level cache
+        constexpr std::int64_t most_floats = 1 << 15;  // half of a small second-level cache
         const std::int64_t row = s_.x.w * block * s_.stride_h;
         strip_ = std::clamp<std::int64_t>(most_floats / row, 1, s_.y.h);
         rows_in_ = std::min(s_.x.h, (strip_ - 1) * s_.stride_h + reach());
@@ -80,6 +80,8 @@ class Int8Depthwise : public Step {
     void finish(const Call& call, std::int64_t n, std::int64_t b, std::int64_t y, float* row) const {
         const std::int64_t count = s_.y.w * block;
         const Epilogue& e = s_.epilogue;
+        const bool simple = ending_.whole && ending_.activation == raceline::Activation::none && !e.has_residual;
+        if (simple && s_.y.is_bytes) return at_once(call, n, b, y, row);
         float* const floats =
             s_.y.is_bytes ? row : call.at(s_.y, n) + b * s_.y.plane() + y * s_.y.w * block;
         kernels_.affine(row, scale_.data() + b * block, bias_.data() + b * block, floats, count, e.first);
@@ -90,6 +92,15 @@ class Int8Depthwise : public Step {
             int8_.quantise_block(row, s_.y.w, channels_of(s_.y, b), s_.y.bytes.scale, s_.y.bytes.zero,
                                  call.bytes_at(s_.y, n) + y * s_.y.w * s_.y.c + b * block, s_.y.c);
     }
+    void at_once(const Call& call, std::int64_t n, std::int64_t b, std::int64_t y, const float* row) const {
+        Int8Finish f{};
+        f.rows = s_.y.w, f.columns = channels_of(s_.y, b);
+        f.scale = scale_.data() + b * block, f.bias = bias_.data() + b * block;
+        f.low = ending_.low, f.high = ending_.high;
+        f.type = Number::u8, f.per_step = 1.0f / s_.y.bytes.scale, f.zero = s_.y.bytes.zero;
+        f.to = call.bytes_at(s_.y, n) + y * s_.y.w * s_.y.c + b * block, f.to_stride = s_.y.c;
+        int8_.finish_block(f, row);
+    }
     const float* residual(const Call& call, std::int64_t n, std::int64_t b, std::int64_t y, float* room) const {
         const Value& r = s_.epilogue.residual;
         if (!r.is_bytes) return call.at(r, n) + b * r.plane() + y * r.w * block;
@@ -99,6 +110,7 @@ class Int8Depthwise : public Step {
     }
 
     ConvSpec s_;
+    Ending ending_;
     const Kernels& kernels_;
     const Int8Kernels& int8_;
     Floats bias_, zeros_, scale_, weights_;

@@ -260,8 +260,13 @@ class Net:
                 of at most 512.
             scale: (outputs), what the numbers of each output channel stand for.
             bias: (outputs), in units of the result.
-            strides, dilations, pads, first, residual, second: as of `convolution`.
+            strides: of rows and columns.
+            dilations: of rows and columns.
+            pads: at the top and left.
             groups: 1, or as many as channels.
+            first: applied to the convolution.
+            residual: added then; -1 for none.
+            second: applied to the sum.
         """
 
     def bytes_pool(

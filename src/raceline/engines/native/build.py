@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from raceline import _native
+from raceline.engines.native.constants import Whole
 from raceline.engines.native.fuse import fused
 from raceline.engines.native.narrow import narrowed
 from raceline.engines.native.operators import Shape, Step
@@ -135,10 +136,11 @@ class _Writing:
 
     def _int8_convolution(self, step: Step) -> None:
         s = step.settings
+        weights: Whole = s["whole"]
         residual = self._at(step.residual) if step.residual else -1
         self.net.int8_convolution(
-            self._at(step.reads[0]), self._at(step.writes[0]), *s["whole"], s["bias"], s["strides"],
-            s["dilations"], s["pads"][:2], s["groups"], step.first, residual, step.second,
+            self._at(step.reads[0]), self._at(step.writes[0]), weights.numbers, weights.scale, s["bias"],
+            s["strides"], s["dilations"], s["pads"][:2], s["groups"], step.first, residual, step.second,
         )  # fmt: skip
 
     def _bytes_pool(self, step: Step) -> None:
@@ -204,10 +206,11 @@ class _Writing:
 
     def _int8_linear(self, step: Step) -> None:
         s = step.settings
+        weights: Whole = s["whole"]
         residual = self._at(step.residual) if step.residual else -1
         self.net.int8_linear(
-            self._at(step.reads[0]), self._at(step.writes[0]), *s["whole"], s["bias"], x_bytes=s["x_bytes"],
-            activation=s.get("activation", ""), residual=residual, seconds=self._each_s,
+            self._at(step.reads[0]), self._at(step.writes[0]), weights.numbers, weights.scale, s["bias"],
+            x_bytes=s["x_bytes"], activation=s.get("activation", ""), residual=residual, seconds=self._each_s,
         )  # fmt: skip
 
     def _rounded(self, step: Step) -> None:

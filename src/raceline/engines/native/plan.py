@@ -169,16 +169,17 @@ class _Making:
         values: dict[str, Array] = dict(inputs)
         slow: set[ir.Node] = set()
         for part, segment in zip(plan.parts, segments, strict=True):
-            if isinstance(part, NetPart):
-                other = self._other(segment)
+            other = self._other(segment) if isinstance(part, NetPart) else None
+            if other is not None and all(name in values for name in other.inputs):
                 seen = dict(values)
                 ours, theirs = self._seconds(
                     lambda part=part, seen=seen: part.run(seen),  # type: ignore[misc]
                     lambda other=other, seen=seen: other.run(seen),  # type: ignore[misc]
                 )
-                other.close()
                 if ours > _CLEARLY * theirs:
                     slow |= set(segment.nodes)
+            if other is not None:
+                other.close()
             values |= part.run(values)
         return slow
 
