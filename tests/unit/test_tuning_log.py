@@ -146,7 +146,7 @@ def test_the_cache_keeps_the_log_of_a_killed_run(model, tmp_path):
     log = TuningLog()
     track, profile = tuned(model, log, cache=True)
     assert "resumed from" in log.notes[0] and log.written.parent.parent == tmp_path / "cache" / "profiles"
-    assert "4 of 8 candidates known" in log.notes[0]
+    assert "5 of 9 candidates known" in log.notes[0]
     later = TuningLog()
     assert tuned(model, later, cache=True)[1] == profile and "in the cache" in later.notes[0]
 

@@ -52,6 +52,7 @@ class Options:
             keeps the dynamic axes.
         optimise: False turns the engine's own graph optimisation off (to measure what it brings).
         streams: calls that may run side by side, each with `threads` threads.
+        pinned: keep each thread on a physical core of its own.
     """
 
     threads: int = 1
@@ -59,6 +60,7 @@ class Options:
     shapes: Shapes = field(default_factory=dict)
     optimise: bool = True
     streams: int = 1
+    pinned: bool = False
 
 
 class Session(Protocol):
@@ -158,6 +160,7 @@ def prepare(model: Model, candidate: Candidate, shapes: Shapes, *, fixed: bool =
         shapes=batched(model.signature, shapes, items) if fixed else {},
         streams=candidate.streams,
         optimise=candidate.optimise,
+        pinned=candidate.pinned,
     )
     session = load(candidate.engine).load(model, options)
     if items == candidate.batch and candidate.streams == 1:

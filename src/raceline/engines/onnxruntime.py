@@ -19,6 +19,7 @@ from raceline.core.errors import (
 )
 from raceline.core.process import Growth
 from raceline.engines import Options, Tensors, Tolerance
+from raceline.engines._pinning import own_cores
 from raceline.ir import Model, weights
 from raceline.ir.packed import widened
 from raceline.ir.serialise import IR_VERSION_CAP, inlined, to_proto
@@ -47,14 +48,14 @@ def load(model: Model, options: Options) -> "_Session":
     Raises:
         UnsupportedOperatorError: operators without a CPU kernel.
         BadModelError: the runtime refuses the model.
-        ConfigError: a precision that this engine does not offer.
+        ConfigError: a precision that this engine does not offer, or more pinned threads than cores.
     """
     if options.precision not in _PRECISIONS:
         raise ConfigError(f"onnxruntime cannot run at {options.precision}", "it computes as the graph says")
     _refuse_bfloat16(model)
     _runtime()  # whose own memory is not the session's
     growth = Growth()
-    with growth.measured():
+    with growth.measured(), own_cores(options):
         session, held = _open_fixed(model, options)
     return _Session(session, held, growth)
 

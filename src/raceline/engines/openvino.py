@@ -183,7 +183,7 @@ def _settings(options: Options) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": options.threads * options.streams,
         "NUM_STREAMS": options.streams,
         # Pinned threads of two models, or of a model and a server, end up on the same core.
-        "ENABLE_CPU_PINNING": False,
+        "ENABLE_CPU_PINNING": options.pinned,
         # `threads` counts logical CPUs; without this OpenVINO uses one thread a physical core at most.
         "ENABLE_HYPER_THREADING": True,
     }

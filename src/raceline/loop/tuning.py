@@ -143,8 +143,9 @@ def show_tuned(result: Tuned, console: Console) -> None:
 
 
 def _how(row: Best) -> str:
-    """Graph, streams and chunks of a candidate."""
+    """Graph, threads, streams and chunks of a candidate."""
     candidate = row.measured.candidate
     streams = f", {candidate.streams} streams" if candidate.streams > 1 else ""
     chunk = f", by {candidate.chunk}" if candidate.chunk else ""
-    return f"{candidate.variant}, {counted(candidate.threads, 'thread')}{streams}{chunk}"
+    pinned = " pinned" if candidate.pinned else ""
+    return f"{candidate.variant}, {counted(candidate.threads, 'thread')}{pinned}{streams}{chunk}"
