@@ -133,7 +133,7 @@ def _values(graph: ir.Graph, layers: Iterable[Layer], scheme: Scheme) -> list[ir
             found[value] = None
             if scheme.results:
                 found[_origin(value)] = None
-        if scheme.results and is_op(layer.node, "Conv"):
+        if is_op(layer.node, "Conv") and (scheme.results or (scheme.sums and _is_added(layer.result))):
             found[layer.result] = None
     if scheme.results:
         _flow(graph, found)
@@ -148,6 +148,15 @@ def _origin(value: ir.Value) -> ir.Value:
             break
         value, node = node.inputs[0], node.inputs[0].producer()
     return value
+
+
+def _is_added(value: ir.Value) -> bool:
+    """Whether all that reads a value adds something computed to it."""
+    nodes = [use.node for use in value.uses()]
+    return bool(nodes) and all(
+        is_op(node, "Add") and not any(constant(operand) is not None for operand in node.inputs)
+        for node in nodes
+    )
 
 
 def _flow(graph: ir.Graph, found: dict[ir.Value, None]) -> None:

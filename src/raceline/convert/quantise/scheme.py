@@ -28,6 +28,8 @@ class Scheme:
         method: how ranges of activations are found.
         results: whether the results of quantised convolutions are quantised at once, as ONNX Runtime's kernels
             want it; else only what such nodes read, and the engine decides.
+        sums: whether results of convolutions that are added to something computed are quantised before, so that
+            residual sums are of 8-bit numbers on both sides. It saves memory traffic and costs accuracy.
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
@@ -35,6 +37,7 @@ class Scheme:
     per_channel: bool = True
     method: Method = "minmax"
     results: bool = True
+    sums: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
