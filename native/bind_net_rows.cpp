@@ -19,6 +19,7 @@ namespace {
 
 using net::BadNet, net::Net;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using NormRow = std::tuple<Vector, std::optional<Vector>, float>;
 using HeadsRow = std::tuple<int, std::int64_t, std::int64_t>;  // value, column, stride of heads
@@ -53,6 +54,25 @@ void add_linear(Net& net, int x, int y, const Matrix& weights, const std::option
     net.add(net::make_linear(s, net.kernels()));
 }
 
+void add_int8_linear(Net& net, int x, int y, const Bytes& weights, const Vector& scale,
+                     const std::optional<Vector>& bias, float x_scale, int x_zero, const std::string& activation,
+                     int residual, const std::optional<NormRow>& after, double seconds) {
+    net::Int8LinearSpec s;
+    s.x = net.value(x), s.y = net.value(y);
+    if (std::int64_t(weights.shape(0)) != s.x.c || std::int64_t(weights.shape(1)) != s.y.c)
+        throw BadNet("weights do not fit");
+    s.weights = weights.data(), s.scale = fitting(scale, s.y.c), s.bias = fitting(bias, s.y.c);
+    s.x_scale = x_scale, s.x_zero = x_zero;
+    s.activation = activation_of(activation);
+    s.has_residual = residual >= 0;
+    if (s.has_residual) s.residual = net.value(residual);
+    const auto last = norm_of(after, s.y.c);
+    s.after = last ? &*last : nullptr;
+    s.seconds = seconds;
+    nb::gil_scoped_release release;
+    net.add(net::make_int8_linear(s, net.kernels()));
+}
+
 void add_norm(Net& net, int x, int y, const NormRow& row) {
     net.add(net::make_norm(net.value(x), net.value(y), *norm_of(row, net.value(x).c), net.kernels()));
 }
@@ -81,6 +101,9 @@ void bind_net_rows(nb::class_<Net>& net) {
     net.def("linear", &add_linear, arg("x"), arg("y"), arg("weights").noconvert(), arg("bias").noconvert().none(),
             nb::kw_only(), arg("activation") = "", arg("residual") = -1, arg("before").none() = nb::none(),
             arg("after").none() = nb::none(), arg("exact") = false, arg("seconds") = 0.1)
+        .def("int8_linear", &add_int8_linear, arg("x"), arg("y"), arg("weights").noconvert(),
+             arg("scale").noconvert(), arg("bias").noconvert().none(), nb::kw_only(), arg("x_scale"), arg("x_zero"),
+             arg("activation") = "", arg("residual") = -1, arg("after").none() = nb::none(), arg("seconds") = 0.1)
         .def("norm", &add_norm, arg("x"), arg("y"), arg("norm"))
         .def("attention", &add_attention, arg("q"), arg("k"), arg("v"), arg("y"), nb::kw_only(), arg("batch"),
              arg("heads"), arg("depth"), arg("value_depth"), arg("scale"), arg("mask") = -1,

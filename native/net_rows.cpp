@@ -1,69 +1,10 @@
 // Steps over matrices: values of one pixel, whose images are rows. Transformers are made of them.
-#include <cmath>
-#include <exception>
-#include <mutex>
-
 #include "attention.hpp"
 #include "gemm.hpp"
-#include "net_rows.hpp"
+#include "net_rows_parts.hpp"
 
 namespace raceline::net {
 namespace {
-
-void require(bool fits, const char* what) {
-    if (!fits) throw BadNet(what);
-}
-
-void require_result(const Value& y) { require(y.place != Place::input, "an input is not written"); }
-void require_rows(const Value& v) { require(v.h == 1 && v.w == 1 && v.n > 0 && v.c > 0, "a matrix has one pixel"); }
-
-// A net's threads for kernels that know no net.
-class OnPool final : public Parallel {
-  public:
-    explicit OnPool(Pool& pool) : pool_(pool) {}
-    int threads() const override { return pool_.threads(); }
-    void run_each(std::int64_t count, void (*body)(void*, std::int64_t), void* context) override {
-        std::exception_ptr failure;
-        std::mutex mutex;
-        pool_.run(count, [&](std::int64_t index, int) {
-            try {
-                body(context, index);
-            } catch (...) {
-                const std::lock_guard lock(mutex);
-                failure = std::current_exception();
-            }
-        });
-        if (failure) std::rethrow_exception(failure);
-    }
-
-  private:
-    Pool& pool_;
-};
-
-const DenseKernels& kernels_like(const Kernels& kernels) {
-    const DenseKernels* narrowest = nullptr;
-    for (const DenseKernels* set : dense_kernels()) {
-        if (std::string(set->name) == kernels.name) return *set;
-        narrowest = set;
-    }
-    return *narrowest;
-}
-
-// A layer norm and the numbers that it holds.
-class HeldNorm {
-  public:
-    HeldNorm() = default;
-    HeldNorm(const NormSpec& spec, std::int64_t columns)
-        : scale_(spec.scale, spec.scale + columns), shift_(columns, 0.0f), epsilon_(spec.epsilon) {
-        if (spec.shift) shift_.assign(spec.shift, spec.shift + columns);
-    }
-    bool there() const { return !scale_.empty(); }
-    Normalise get() const { return {std::int64_t(scale_.size()), scale_.data(), shift_.data(), epsilon_}; }
-
-  private:
-    std::vector<float> scale_, shift_;
-    float epsilon_ = 0;
-};
 
 class Linear : public Step {
   public:
@@ -119,12 +60,7 @@ class Norm : public Step {
     }
     std::string name() const override { return "layer norm"; }
     void run(const Call& call) const override {
-        constexpr std::int64_t together = 32;
-        const Normalise norm = norm_.get();
-        call.pool.run((x_.n + together - 1) / together, [&](std::int64_t part, int) {
-            const std::int64_t row = part * together, rows = std::min(together, x_.n - row);
-            kernels_.normalise(norm, call.at(x_, row), x_.image_stride, rows, call.at(y_, row), y_.image_stride);
-        });
+        normalise(call, norm_, x_, y_, kernels_);
     }
 
   private:

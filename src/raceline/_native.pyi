@@ -314,6 +314,43 @@ class Net:
             ValueError: shapes do not fit, or there is no such activation.
         """
 
+    def int8_linear(
+        self,
+        x: int,
+        y: int,
+        weights: np.ndarray[Any, np.dtype[np.int8]],
+        scale: _Floats,
+        bias: _Floats | None,
+        *,
+        x_scale: float,
+        x_zero: int,
+        activation: str = "",
+        residual: int = -1,
+        after: _Norm | None = None,
+        seconds: float = 0.1,
+    ) -> None:
+        """Add `linear` with x rounded to 8 bits and weights of 8 bits; sums of products are exact.
+
+        y = after(activation((round(x / x_scale) - x_zero) weights * x_scale * scale + bias) + residual), where the
+        rounded numbers and the zero point are unsigned bytes.
+
+        Args:
+            x: (rows, k)
+            y: (rows, n)
+            weights: (k, n), copied.
+            scale: of the weights' columns (n), copied.
+            bias: (n), copied.
+            x_scale: of the rounded x.
+            x_zero: their zero point, 0 to 255.
+            activation: as `Linear.run` takes them.
+            residual: a value (rows, n); negative for none.
+            after: layer norm of the result's rows.
+            seconds: to look for the fastest plan.
+
+        Raises:
+            ValueError: shapes do not fit, k exceeds 32768, a scale is not positive, or there is no such activation.
+        """
+
     def norm(self, x: int, y: int, norm: _Norm) -> None:
         """Add a layer norm over the columns of a value of one pixel.
 

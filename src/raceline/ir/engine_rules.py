@@ -43,7 +43,7 @@ def _native(has: set[str]) -> EngineChoice:
     """The one that knows in a moment whether a model is for it."""
     widest = _widest(has & _NATIVE_SETS)
     reason = f"Raceline's own kernels for convolutions and attention, tuned to each layer, on {widest}"
-    return EngineChoice("native", "CPU", ("fp32",), reason)
+    return EngineChoice("native", "CPU", ("fp32", "int8"), reason)
 
 
 def _mnn(architecture: str, has: set[str]) -> EngineChoice:
@@ -52,7 +52,7 @@ def _mnn(architecture: str, has: set[str]) -> EngineChoice:
         if architecture == "aarch64"
         else "its Winograd convolutions won most often on AVX2 cores"
     )
-    return EngineChoice("mnn", "CPU", ("fp32", "int8"), f"{strength}; {_int8_note(has)}")
+    return EngineChoice("mnn", "CPU", ("fp32",), strength)
 
 
 def _openvino(architecture: str, has: set[str]) -> EngineChoice:

@@ -26,6 +26,7 @@ Array = np.ndarray[Any, Any]
 _LEAST_OPSET = 13  # the first in which scales may follow an axis
 _FLOWING = ("Add", "AveragePool", "Concat", "GlobalAveragePool", "Mul")
 """Operators that ONNX Runtime has 8-bit kernels for; worth it where all that they read is quantised already."""
+_NO_KERNEL = "this engine has no 8-bit kernel for it"
 _TIDYING = ("cancel_quantisation", "merge_common_subexpressions", "remove_dead_code")
 _INT32 = np.iinfo(np.int32)
 
@@ -92,7 +93,7 @@ def quantise(
         raise BadModelError(f"nothing is left to quantise in {made.name}", "every layer is to be kept")
     values = _values(scope.graph, layers, scheme)
     origins = {value: _origin(value) if scheme.results else value for value in values}
-    writer = _Writer(scope, scheme, observed, origins)
+    writer = _Writer(scope, scheme, observed, origins, {layer.node for layer in layers})
     for value in values:
         writer.activation(value)
     for layer in layers:
@@ -117,7 +118,9 @@ def _chosen(graph: ir.Graph, scheme: Scheme, keep: Collection[str]) -> tuple[lis
     chosen = []
     for layer in layers:
         if scheme.results and is_op(layer.node, "ConvTranspose"):
-            refused[layer.name] = "this engine has no 8-bit kernel for it"
+            refused[layer.name] = _NO_KERNEL
+        elif scheme.alone and (layer.weight is None or not is_op(layer.node, "Gemm", "MatMul")):
+            refused[layer.name] = _NO_KERNEL
         elif layer.name not in keep:
             chosen.append(layer)
     return chosen, refused
@@ -184,15 +187,17 @@ class _Writer:
         scheme: Scheme,
         observed: Mapping[str, Observed],
         origins: Mapping[ir.Value, ir.Value],
+        layers: Collection[ir.Node],
     ) -> None:
         self.scope, self.scheme, self.observed, self._origins = scope, scheme, observed, origins
+        self._layers = layers
         self._scales: dict[ir.Value, float] = {}
 
     def activation(self, value: ir.Value) -> None:
         """Quantise a computed value or an input for all of its readers; an output of the graph stays as it is."""
         scale, zero = self._numbers(value)
         first = next(node for node in self.scope.graph if value in node.inputs)
-        users = [use for use in value.uses() if use.node.graph is self.scope.graph]
+        users = [use for use in value.uses() if use.node.graph is self.scope.graph and self._wants(use.node)]
         name = str(value.name)
         numbers = [
             self.scope.add_constant(f"{name}_scale", np.array(scale, np.float32)),
@@ -205,6 +210,9 @@ class _Writer:
         for use in users:
             use.node.replace_input_with(use.idx, wide)
         self._scales[wide] = scale
+
+    def _wants(self, node: ir.Node) -> bool:
+        return not self.scheme.alone or node in self._layers
 
     def _numbers(self, value: ir.Value) -> tuple[float, int]:
         """Scale and zero point; a rearranged value has those of its origin."""

@@ -12,7 +12,7 @@ from raceline.core.errors import ConfigError
 from raceline.ir import PlatformProfile
 from raceline.ir.engine_rules import EXACT_INT8
 
-RUNS_QDQ = ("onnxruntime", "openvino")
+RUNS_QDQ = ("onnxruntime", "openvino", "native")
 """Engines that run QDQ in 8-bit arithmetic. MNN 3.6 does not: its converter aborts on QuantizeLinear of computed
 values, and its own 8-bit path takes no ranges but those that its own tool finds."""
 
@@ -30,6 +30,8 @@ class Scheme:
             want it; else only what such nodes read, and the engine decides.
         sums: whether results of convolutions that are added to something computed are quantised before, so that
             residual sums are of 8-bit numbers on both sides. It saves memory traffic and costs accuracy.
+        alone: whether nothing but products with constant weights computes in 8 bits, and whatever else reads what
+            they read gets all digits, as the native kernels want it.
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
@@ -38,6 +40,7 @@ class Scheme:
     method: Method = "minmax"
     results: bool = True
     sums: bool = False
+    alone: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -55,5 +58,7 @@ class Scheme:
 
 def scheme_for(engine: str, platform: PlatformProfile, *, method: Method = "minmax") -> Scheme:
     """What suits an engine's kernels on a machine."""
+    if engine == "native":  # whose products are exact on any CPU
+        return Scheme(results=False, alone=True, method=method)
     exact = platform.architecture != "x86_64" or bool(EXACT_INT8 & set(platform.instruction_sets))
     return Scheme(weight_bits=8 if exact else 7, results=engine == "onnxruntime", method=method)

@@ -23,6 +23,8 @@ description = (
 )
 tolerance = Tolerance(atol=1e-5, rtol=1e-4)
 
+_PRECISIONS = ("fp32", "int8")  # of the graph: linear layers between Q and DQ multiply bytes
+
 
 def version() -> str:
     """Versions of both parts.
@@ -72,10 +74,8 @@ def assemble(model: Model, options: Options) -> NativeSession:
 
 
 def _refuse_precision(options: Options) -> None:
-    if options.precision != "fp32":
-        raise ConfigError(
-            f"native cannot run at {options.precision}", "its kernels compute in single precision"
-        )
+    if options.precision not in _PRECISIONS:
+        raise ConfigError(f"native cannot run at {options.precision}", "it computes as the graph says")
 
 
 def _nothing(model: Model) -> BadModelError:

@@ -11,7 +11,7 @@ from raceline.engines.native.places import Layout
 
 ARENA, INPUT, OUTPUT = range(3)
 _FEW_CHANNELS = 8  # pictures of fewer are read as they come: blocks of 16 would be mostly empty
-_IN_ROWS = {"linear", "norm", "attention"}
+_IN_ROWS = {"linear", "int8_linear", "norm", "attention"}
 _MOST_S = 0.3  # for measuring the ways of computing one linear layer
 
 
@@ -58,8 +58,11 @@ def build(
 
 def _each_s(steps: Sequence[Step], choosing_s: float) -> float:
     """Seconds for each shape of linear layers: those of one shape share what was found."""
-    linear = {(step.settings["weights"].shape, step.reads[0]) for step in steps if step.kind == "linear"}
-    different = {shape for shape, _ in linear}
+    different = {
+        (step.kind, step.settings["weights"].shape)
+        for step in steps
+        if step.kind in {"linear", "int8_linear"}
+    }
     return min(_MOST_S, choosing_s / max(1, len(different)))
 
 
@@ -107,7 +110,7 @@ class _Writing:
             "convolution": self._convolution, "pool": self._pool, "concat": self._concat, "split": self._split,
             "affine": self._affine, "binary": self._binary, "average": self._average, "upsample": self._upsample,
             "apply": self._apply, "alias": self._alias, "linear": self._linear, "norm": self._norm,
-            "attention": self._attention,
+            "attention": self._attention, "int8_linear": self._int8_linear,
         }[step.kind](step)  # fmt: skip
 
     def _at(self, name: str) -> int:
@@ -173,6 +176,15 @@ class _Writing:
             self._at(step.reads[0]), self._at(step.writes[0]), s["weights"], s["bias"],
             activation=s.get("activation", ""), residual=residual, before=s["before"], after=s["after"],
             exact=self._each_s == 0, seconds=self._each_s,
+        )  # fmt: skip
+
+    def _int8_linear(self, step: Step) -> None:
+        s = step.settings
+        residual = self._at(step.residual) if step.residual else -1
+        self.net.int8_linear(
+            self._at(step.reads[0]), self._at(step.writes[0]), s["weights"], s["scale"], s["bias"],
+            x_scale=s["x_scale"], x_zero=s["x_zero"], activation=s.get("activation", ""), residual=residual,
+            after=s["after"], seconds=self._each_s,
         )  # fmt: skip
 
     def _norm(self, step: Step) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from raceline.engines.native import in_bytes
 from raceline.engines.native.operators import Array, Shape, Step, constant
 from raceline.engines.native.views import RESHAPES, View, Views
 
@@ -110,26 +111,43 @@ class _Finding:
     # Linear layers
 
     def _linear(self, node: ir.Node) -> Unit | None:
-        held = _weights(node)
-        x = self.views.matrix(node.inputs[0])
+        kind, x, settings = self._in_bytes(node) or self._in_floats(node)
         out = node.outputs[0]
-        if held is None or x is None or not self._is_matrix(out):
+        if x is None or not self._is_matrix(out) or as_matrix(self._shapes[x])[1] != len(settings["weights"]):
             return None
-        weights, bias = held
-        if as_matrix(self._shapes[x])[1] != len(weights):
-            return None
-        chain = _Chain([node], out, {"weights": weights, "bias": bias, "before": None, "after": None})
-        if bias is None:
+        chain = _Chain([node], out, settings | {"after": None})
+        if settings["bias"] is None:
             self._add_bias(chain)
         for follow in (self._add_function, self._add_residual, self._norm_after):
             self._reshape(chain)
             follow(chain)
-        read = self._norm_before(chain, node, x)
-        names = [read]
+        if kind == "linear":
+            x = self._norm_before(chain, node, x)
         return Unit(
-            chain.nodes,
-            Step("linear", names, [str(chain.out.name)], chain.settings, residual=chain.residual),
+            chain.nodes, Step(kind, [x], [str(chain.out.name)], chain.settings, residual=chain.residual)
         )
+
+    def _in_floats(self, node: ir.Node) -> tuple[str, str | None, dict[str, Any]]:
+        """Kind of step, what is read and settings; nothing is read where the weights are no constants."""
+        held = _weights(node)
+        if held is None:
+            return "linear", None, {}
+        return (
+            "linear",
+            self.views.matrix(node.inputs[0]),
+            {"weights": held[0], "bias": held[1], "before": None},
+        )
+
+    def _in_bytes(self, node: ir.Node) -> tuple[str, str | None, dict[str, Any]] | None:
+        """The same of a product of bytes, which reads what is rounded; None where it is none."""
+        held, x = in_bytes.weights_of(node), in_bytes.rounded(node.inputs[0])
+        name = self.views.matrix(x.source) if x is not None else None
+        if held is None or x is None or name is None:
+            return None
+        self.views.used.update(held.nodes, x.nodes)
+        settings = {"weights": held.bytes_KN, "scale": held.scale, "bias": held.bias,
+                    "x_scale": x.scale, "x_zero": x.zero}  # fmt: skip
+        return "int8_linear", name, settings
 
     def _reshape(self, chain: _Chain) -> None:
         """Take in what changes the shape and keeps rows and columns as they are."""

@@ -194,7 +194,7 @@ def cut_into_rows(
     work = sum(
         math.prod(shapes[unit.step.writes[0]][:-1]) * unit.step.settings["weights"].size
         for unit in units
-        if unit.step.kind == "linear"
+        if unit.step.kind in {"linear", "int8_linear"}
     )
     if work <= convolutions or all(unit.step.kind != "attention" for unit in units):
         return []
