@@ -349,7 +349,7 @@ def test_a_budget_that_cannot_be_met_is_told():
 def judge_of(model, samples, budget, run=None):
     """A judge that runs models in this process, by the reference."""
 
-    def reference(model, engine, samples):
+    def reference(model, engine, samples, precision="fp32"):
         return [run_reference(model, call) for call in samples.full_batches(samples.batch)]
 
     return quantise.Judge(model, samples, budget, run=run or reference)
@@ -425,7 +425,7 @@ class Slow:
             model, seen, judge_of(model, judged, quantise.Budget(drop=drop), run=self), clock=self.clock
         )
 
-    def __call__(self, model, engine, samples):
+    def __call__(self, model, engine, samples, precision="fp32"):
         self.runs += 1
         self.clock.sleep_s(1.0)
         return [run_reference(model, call) for call in samples.full_batches(samples.batch)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from raceline.core import plugins
 from raceline.core.errors import ConfigError
-from raceline.ir import Candidate, Model, Shapes, Signature
+from raceline.ir import FULL, WEIGHTS_ONLY, Candidate, Model, Shapes, Signature
 
 __all__ = [
     "Engine",
@@ -47,7 +47,8 @@ class Options:
     Attributes:
         threads: CPU threads for one call.
         precision: arithmetic of the heavy operators; an engine must not use a lower one by itself. "int8" is
-            meant by the graph, between Q and DQ; without these it changes nothing.
+            meant by the graph, between Q and DQ; without these it changes nothing. "int8-weights" and
+            "int4-weights" are meant by the graph too, and no other arithmetic than "fp32".
         shapes: concrete input shapes where the caller will use only those (engines specialise); empty
             keeps the dynamic axes.
         optimise: False turns the engine's own graph optimisation off (to measure what it brings).
@@ -59,6 +60,11 @@ class Options:
     shapes: Shapes = field(default_factory=dict)
     optimise: bool = True
     streams: int = 1
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision that the heavy operators compute in: that of weights stored in few bits is "fp32"."""
+        return FULL if self.precision in WEIGHTS_ONLY else self.precision
 
 
 class Session(Protocol):

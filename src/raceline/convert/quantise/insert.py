@@ -57,7 +57,7 @@ def plan(model: Model, scheme: Scheme) -> Plan:
     if plain.program.opset_imports.get("", 1) < _LEAST_OPSET:
         plain = with_opset(plain, _LEAST_OPSET)
     infer(plain.program)  # what was inside functions has no types yet
-    _name_all(plain.program.graph)
+    name_all(plain.program.graph)
     layers, refused = _chosen(plain.program.graph, scheme, ())
     if not layers:
         why = "; ".join(f"{name}: {reason}" for name, reason in [*refused.items()][:5])
@@ -107,7 +107,8 @@ def quantise(
     )
 
 
-def _name_all(graph: ir.Graph) -> None:
+def name_all(graph: ir.Graph) -> None:
+    """Give every node without a name one: people and settings call layers by them."""
     for place, node in enumerate(graph):
         node.name = node.name or f"{node.op_type}_{place}"
 

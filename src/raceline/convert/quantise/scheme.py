@@ -17,6 +17,11 @@ RUNS_QDQ = ("onnxruntime", "openvino")
 values, and its own 8-bit path takes no ranges but those that its own tool finds."""
 
 
+RUNS_STORED = {8: ("onnxruntime", "openvino"), 4: ("onnxruntime",)}
+"""Engines that multiply by weights of 8 or 4 bits as they are stored, and are faster for it where rows are few;
+OpenVINO's 4 bits were never faster than its 8. Other engines widen such weights once, while loading."""
+
+
 @dataclass(frozen=True)
 class Scheme:
     """How to quantise.
@@ -43,6 +48,14 @@ class Scheme:
             raise ConfigError(f"weights cannot have {self.weight_bits} bits", "4 to 8 are possible")
         if self.activations not in {"uint8", "int8"}:
             raise ConfigError(f"activations cannot be {self.activations}", "uint8 and int8 are possible")
+
+    @property
+    def precision(self) -> str:
+        """What the tuner and the command line call it."""
+        return "int8"
+
+    def __str__(self) -> str:
+        return f"{self.weight_bits}-bit weights, {self.activations} activations, ranges by {self.method}"
 
     @property
     def dtype(self) -> np.dtype[np.integer[Any]]:
