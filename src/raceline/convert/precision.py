@@ -138,10 +138,10 @@ def reduce(
             maker.ways.append(Way("openvino", "bf16", "optimised", model))
         stored = [bits for bits in (8, 4) if Stored(bits).precision in precisions]
         if stored:
-            able = {
+            engines_of = {
                 bits: [n for n in _able(bits, wanted) if _takes(platform, engine_names, n)] for bits in stored
             }
-            maker.weights_only(able, shapes, lambda: until_s - clock.now_s(), wanted=wanted)
+            maker.weights_only(engines_of, shapes, lambda: until_s - clock.now_s(), wanted=wanted)
     if judged.items < samples.items // 2:
         maker.notes.append(f"judged by {judged.items} items, for want of time")
     made = [f"{way.variant} {way.precision} {structural_sha256(way.model)}" for way in maker.ways]
@@ -248,7 +248,7 @@ class _Maker:
             try:
                 with self.progress.step(f"store weights in {scheme.bits} bits for {name}"):
                     why = "" if wanted else self._too_slow(scheme, name)
-                    found = None if why else self.study.within_budget(scheme, name, deadline_s=share_s)
+                    found = None if why else self._stored(scheme, name, share_s)
             except RacelineError as error:
                 if isinstance(error, ConfigError):
                     raise
@@ -259,6 +259,9 @@ class _Maker:
                 continue
             why = why or f"not within the accuracy budget, the best found is {found and found.score}"
             self.notes.append(f"{scheme.precision} on {name} is out: {why}")
+
+    def _stored(self, scheme: Stored, engine: str, deadline_s: float) -> Quantised:
+        return self.study.within_budget(scheme, engine, deadline_s=deadline_s, precision=scheme.precision)
 
     def _too_slow(self, scheme: Stored, engine: str) -> str:
         """Why no accuracy need be measured: the engine is no faster with every weight in few bits."""

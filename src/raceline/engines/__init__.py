@@ -47,8 +47,9 @@ class Options:
     Attributes:
         threads: CPU threads for one call.
         precision: arithmetic of the heavy operators; an engine must not use a lower one by itself. "int8" is
-            meant by the graph, between Q and DQ; without these it changes nothing. "int8-weights" and
-            "int4-weights" are meant by the graph too, and no other arithmetic than "fp32".
+            meant by the graph, between Q and DQ; without these it changes nothing. With "int8-weights"
+            and "int4-weights" an engine may use its kernels for weights that the graph stores in few bits,
+            which may round what they multiply; at "fp32" it must not.
         shapes: concrete input shapes where the caller will use only those (engines specialise); empty
             keeps the dynamic axes.
         optimise: False turns the engine's own graph optimisation off (to measure what it brings).
@@ -63,7 +64,7 @@ class Options:
 
     @property
     def arithmetic(self) -> str:
-        """The precision that the heavy operators compute in: that of weights stored in few bits is "fp32"."""
+        """The precision of all that reads no weights of few bits: where only weights have them, "fp32"."""
         return FULL if self.precision in WEIGHTS_ONLY else self.precision
 
 

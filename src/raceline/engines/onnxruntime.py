@@ -19,6 +19,7 @@ from raceline.core.errors import (
 )
 from raceline.core.process import Growth
 from raceline.engines import Options, Tensors, Tolerance
+from raceline.engines._few_bits import with_products
 from raceline.ir import WEIGHTS_ONLY, Model, weights
 from raceline.ir.packed import widened
 from raceline.ir.serialise import IR_VERSION_CAP, inlined, to_proto
@@ -118,10 +119,6 @@ def _settings(options: Options) -> Any:
     # Helpers that spin between operators save 5 to 17 % of a call on two threads, and helpers that spin on
     # after it steal the time of whatever runs next.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
-    # At 4 the products with weights of few bits round what they multiply to 8 bits: nobody asked for that at full
-    # precision, and without it these kernels are slower than those of full precision (decision 17).
-    level = "4" if options.precision in WEIGHTS_ONLY else "1"
-    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
     if not options.optimise:
         settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return settings
@@ -157,6 +154,8 @@ def _open(model: Model, options: Options) -> tuple[Any, list[Any]]:
 
     keep = for_products if options.precision in WEIGHTS_ONLY else None
     program, settings = inlined(widened(restored(model, keep), keep).program), _settings(options)
+    if keep is not None:
+        with_products(program)
     program.ir_version = min(program.ir_version, IR_VERSION_CAP)
     held = {}
     for value, tensor in list(weights.initializers(program)):

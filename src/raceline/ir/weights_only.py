@@ -70,7 +70,15 @@ def for_products(node: ir.Node) -> bool:
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
     if axis % 2 != (0 if "block_size" in node.attributes else 1):
         return False
-    return all(use.node.op_type == "MatMul" and use.idx == 1 for use in node.outputs[0].uses())
+    return all(_multiplies(use.node) and use.idx == 1 for use in node.outputs[0].uses())
+
+
+def _multiplies(node: ir.Node) -> bool:
+    """Whether a node is a product of matrices, not of a vector."""
+    left = node.inputs[0]
+    return node.op_type == "MatMul" and not (
+        left is not None and left.shape is not None and len(left.shape) < 2
+    )
 
 
 def _holders(model: Model) -> list[Any]:

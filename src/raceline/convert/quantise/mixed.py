@@ -158,8 +158,12 @@ class Study:
         methods: Sequence[Method] = _METHODS,
         deadline_s: float = math.inf,
         worth: Callable[[Model], str] | None = None,
+        precision: str = FULL,
     ) -> Quantised:
         """As the function of this name; `worth` says why a search for layers to keep is not worth its time.
+
+        Scores are taken at `precision`; of QDQ the graph says it all, and weights that are only stored in few
+        bits are multiplied in full precision where it is `FULL`.
 
         Raises:
             BadModelError: nothing can be quantised, the data makes the model compute NaN, or the engine refuses it.
@@ -167,7 +171,9 @@ class Study:
         """
         until_s = self._clock.now_s() + deadline_s
         recipe, schemes = self._recipe(scheme, methods)
-        search = _Search(recipe, self._judge, engine, self._progress, lambda: self._clock.now_s() >= until_s)
+        search = _Search(
+            recipe, self._judge, engine, precision, self._progress, lambda: self._clock.now_s() >= until_s
+        )
         best = search.tried(schemes[0], ())
         for other in schemes[1:]:
             if not search.late() and not (best.met and isinstance(scheme, Stored)):
@@ -210,14 +216,12 @@ class Recipe:
         refused: what cannot, each with its reason.
         make: the graph by a scheme, with layers that keep what the scheme keeps.
         notes: layer -> what else is to be told of it.
-        precision: at which engines run them; of QDQ the graph says it all.
     """
 
     layers: tuple[str, ...]
     refused: Mapping[str, str]
     make: Callable[[AnyScheme, Sequence[str]], Model]
     notes: Mapping[str, str] = field(default_factory=dict)
-    precision: str = FULL
 
     @classmethod
     def of_layers(cls, model: Model, scheme: Scheme, observed: Mapping[str, Observed]) -> Recipe:
@@ -238,7 +242,7 @@ class Recipe:
             assert isinstance(how, Stored)
             return found.written(how, keep)
 
-        return cls(found.layers, found.refused, make, found.notes, Stored(found.bits).precision)
+        return cls(found.layers, found.refused, make, found.notes)
 
 
 @dataclass
@@ -248,13 +252,14 @@ class _Search:
     recipe: Recipe
     judge: Judge
     engine: str
+    precision: str
     progress: Progress
     late: Callable[[], bool]
 
     def tried(self, scheme: AnyScheme, keep: Sequence[str]) -> Quantised:
         """Quantise all but some layers, and score it."""
         model = self.recipe.make(scheme, keep)
-        score = self.judge.score(model, self.engine, self.recipe.precision)
+        score = self.judge.score(model, self.engine, self.precision)
         return Quantised(
             model=model,
             scheme=scheme,
@@ -305,7 +310,7 @@ class _Search:
                 others = [name for name in names if name not in group]
                 alone = self.recipe.make(scheme, others)
                 step.advance(note=group[0])
-                return max(0.0, judge.score(alone, self.engine, self.recipe.precision).drop)
+                return max(0.0, judge.score(alone, self.engine, self.precision).drop)
 
             found = sorted(((loss(group), group) for group in groups), key=lambda pair: -pair[0])
             rest = sum(cost for cost, _ in found)

@@ -11,7 +11,7 @@ from raceline.convert.quantise.insert import rounded
 
 Array = np.ndarray[Any, Any]
 _SHRINKING = np.linspace(1.0, 0.7, 13)  # shares of a block's reach that are tried as its range
-_LEAST_SCALE = np.finfo(np.float32).tiny
+_NOTHING = 1e-36  # weights below it vanish in any sum, and scales for them would be denormal
 _CHUNK = 1 << 20  # weights that are rounded at a time, so that the trials stay in the caches
 
 
@@ -78,6 +78,9 @@ def _back(array: Array, axis: int) -> Array:
 
 def _fitted(rows: Array, *, asymmetric: bool) -> tuple[Array, Array, Array]:
     """Whole numbers (int8), scales and zero points (one a row) of the range with the least squared error."""
+    reach = np.abs(rows).max(axis=1, keepdims=True)
+    reach = np.where(reach < _NOTHING, np.float32(np.inf), reach)  # such rows become zeros
+    rows = rows / reach
     low, high = _range(rows, asymmetric=asymmetric)
     best = np.full((len(rows), 1), np.inf, np.float32)
     whole = np.zeros(rows.shape, np.int8)
@@ -89,7 +92,7 @@ def _fitted(rows: Array, *, asymmetric: bool) -> tuple[Array, Array, Array]:
         best = np.where(better, error, best)
         whole = np.where(better, trial, whole).astype(np.int8)
         scale, zero = np.where(better, steps, scale), np.where(better, level, zero).astype(np.int8)
-    return whole, scale.astype(np.float32), zero
+    return whole, (scale * np.where(np.isinf(reach), 1, reach)).astype(np.float32), zero
 
 
 def _range(rows: Array, *, asymmetric: bool) -> tuple[Array, Array]:
@@ -104,16 +107,9 @@ def _range(rows: Array, *, asymmetric: bool) -> tuple[Array, Array]:
 
 def _in_sixteen(rows: Array, low: Array, high: Array, *, asymmetric: bool) -> tuple[Array, Array, Array]:
     """Rows in 16 whole numbers, with their scales and zero points; a row of zeros has any scale."""
+    scale = (high - low) / np.float32(15) if asymmetric else high / np.float32(-8)
+    scale = np.where(scale == 0, np.float32(1), scale)
     if asymmetric:
-        scale = _usable((high - low) / np.float32(15))
         zero = np.clip(np.rint(-low / scale), 0, 15)
         return np.clip(np.rint(rows / scale) + zero, 0, 15), scale, zero
-    scale = _usable(high / np.float32(-8))
     return np.clip(np.rint(rows / scale), -8, 7), scale, np.zeros_like(scale)
-
-
-def _usable(scale: Array) -> Array:
-    """Scales that weights can be divided by."""
-    size = np.abs(scale)
-    small = np.copysign(_LEAST_SCALE, scale)
-    return np.where(size == 0, np.float32(1), np.where(size < _LEAST_SCALE, small, scale)).astype(np.float32)
