@@ -119,6 +119,8 @@ def test_bad_input_is_told_and_nothing_is_written(run, files, spoil, words):
         (["--engine", "warp"], "warp"),
         (["--metric", "vibes"], "there is no metric"),
         (["--accuracy-drop", "2"], "makes no sense"),
+        (["--weights-only", "5"], "8 and 4 bits are possible"),
+        (["--weights-only", "4", "--engine", "warp"], "warp"),
     ],
 )
 def test_settings_that_make_no_sense(run, files, options, word):
@@ -126,6 +128,64 @@ def test_settings_that_make_no_sense(run, files, options, word):
         "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "-o", files / "q", *options
     )
     assert code == 2 and word in err and not (files / "q").exists()
+
+
+def dense(folder):
+    """One item of 512 numbers; two products."""
+    model = model_from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[batch, 512] x, float[512, 512] w, float[512, 64] v) => (float[batch, 64] y) {
+          p = MatMul(x, w)
+          r = Relu(p)
+          y = MatMul(r, v)
+        }""",
+        w=(512, 512), v=(512, 64),
+    )  # fmt: skip
+    write_onnx(model, folder / "dense.onnx")
+    return model
+
+
+def test_weights_alone_need_no_data(run, tmp_path):
+    model = dense(tmp_path)
+    code, out, err = run(
+        "convert", "quantise", tmp_path / "dense.onnx", "--weights-only", 4, "--accuracy-drop", 0.2, "--json",
+        "-o", tmp_path / "q",
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)
+    assert (
+        told["met"] and told["scheme"]["bits"] == 4 and told["layers"] == 2 and told["size_reduction"] > 0.8
+    )
+    assert told["accuracy"]["origin"] == "generated inputs, not data" and told["notes"] == {}
+    bundle = Bundle.open(tmp_path / "q")
+    kinds = [str(tensor.dtype) for tensor in bundle.model.program.graph.initializers.values()]
+    assert kinds.count("INT4") == 2 and bundle.files["weights.bin"].size_bytes < 200_000
+    x = {"x": np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)}
+    expected, found = run_reference(model, x)["y"], run_reference(bundle.model, x)["y"]
+    assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
+
+
+def test_weights_alone_that_lose_too_much_are_told(run, files):
+    code, out, err = run(
+        "convert", "quantise", files / "net.onnx", "--weights-only", 8, "--data", files / "x.npy",
+        "--accuracy-drop", 0, "-o", files / "q",
+    )  # fmt: skip
+    assert code == 1 and "could not be met" in err and "NOT within 0" in out
+    assert "8-bit weights alone" in out and "every file counted" in out
+
+
+def test_a_deployment_with_weights_alone_is_judged_on_its_engine(tmp_path):
+    dense(tmp_path)
+    plan = Plan(
+        tmp_path / "dense.onnx", tmp_path / "out", budget_s=1, load_s=0.5, precision="int8-weights",
+        accuracy_drop=0.05,
+    )  # fmt: skip
+    found = deploy(plan)
+    assert found.equivalence.ok and "int8-weights" in found.equivalence.candidate
+    assert " int8-weights" in found.after.setup and found.after.saturated.errors == {}
+    bundle = Bundle.open(found.bundle)
+    assert {row.candidate.precision for row in bundle.profile.usable()} == {"int8-weights"}
+    assert bundle.equivalence["accuracy"]["origin"] == "generated inputs, not data"
 
 
 def test_a_deployment_in_eight_bits_is_proven_and_served(files):

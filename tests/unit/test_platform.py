@@ -196,14 +196,14 @@ def test_engines_follow_the_instruction_sets():
     assert "bf16" not in avx2["openvino"].precisions
     amx = choices("x86_64", "avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16")
     assert list(amx)[:2] == ["native", "openvino"]
-    assert "AVX-512" in amx["native"].reason and amx["native"].precisions == ("fp32",)
+    assert "AVX-512" in amx["native"].reason and amx["native"].precisions == ("fp32", "int8")
     assert "bf16" in amx["openvino"].precisions
     assert "AMX" in amx["openvino"].reason
     assert "7 bits" not in amx["onnxruntime"].reason
     arm = choices("aarch64", "neon", "dotprod")
     assert list(arm)[0] == "mnn" and "native" not in arm
     assert "native" not in choices("x86_64", "sse2")
-    assert "dotprod" in arm["mnn"].reason
+    assert arm["mnn"].precisions == ("fp32",)  # it takes no QDQ
     for engines in (avx2, amx, arm):
         assert engines["reference"].precisions == ("fp32",)
         assert all(c.reason and c.precisions[0] == "fp32" for c in engines.values())

@@ -428,6 +428,22 @@ def test_one_layer_is_exported_to_the_bit():
     np.testing.assert_allclose(found, np.maximum(exact, 0), atol=1e-5)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_channel_that_training_left_without_weights_keeps_its_bias(engine):
+    torch.manual_seed(2)
+    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1)).eval()
+    with torch.no_grad():
+        module[1].weight[2], module[1].bias[2] = 1e-8, 1.5
+    student = qat.prepare(module, (torch.rand(2, 3, 6, 6),), Scheme(weight_bits=7))
+    x = RNG.standard_normal((4, 3, 6, 6)).astype(np.float32)
+    qat.calibrate(student, [x])
+    model = qat.to_onnx(student)
+    (name,) = (spec.name for spec in model.signature.inputs)
+    (found,) = engines.load(engine).load(model, engines.Options(precision="int8")).run({name: x}).values()
+    expected = qat.scores(student, x)
+    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+
+
 @pytest.mark.slow
 def test_convolutions_and_linear_layers_run_in_whole_numbers(tmp_path):
     import onnx
@@ -461,7 +477,7 @@ def test_weights_that_are_not_finite_are_not_exported():
 def test_layers_get_fewer_bits_until_the_bundle_is_as_small_as_asked(tmp_path):
     torch.manual_seed(3)
     module = nn.Sequential(nn.Linear(64, 192), nn.ReLU(), nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 4))
-    student = qat.prepare(module, (torch.rand(2, 64),))
+    student = qat.prepare(module, (torch.rand(2, 64),), Scheme(weight_bits=7))  # no CPU saturates
     x = RNG.standard_normal((64, 64)).astype(np.float32)
     qat.calibrate(student, [x])
     target = 47_000  # there are 49,920 weights

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir
 import pytest
 from engine_doubles import add_engines
 
+from raceline import engines
 from raceline.convert import optimise, quantise
 from raceline.convert.example import model_from_text
 from raceline.convert.quantise.calibrate import observe
@@ -168,6 +170,24 @@ def test_weights_are_rounded_to_the_nearest(axis, bits):
         shape[axis] = -1
     assert np.abs(small).max() == 2 ** (bits - 1) - 1
     assert np.all(np.abs(small * scale.reshape(shape) - weight) <= 0.5001 * scale.reshape(shape))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_bias_survives_weights_next_to_nothing(engine, per_channel):
+    """As a float too it would be rounded to the products' scale, and clipped there."""
+    model = classifier()
+    held = model.program.graph.initializers
+    weight, bias = (np.array(held[name].const_value.numpy()) for name in ("w1", "b1"))
+    weight[3 if per_channel else ...] *= 1e-9
+    bias[3] = 2.0
+    for name, array in (("w1", weight), ("b1", bias)):
+        held[name].const_value = onnx_ir.tensor(array)
+    made = quantised(model, replace(quantise.scheme_for(engine, this_machine()), per_channel=per_channel))
+    x = data(4)
+    found = engines.load(engine).load(made, engines.Options(precision="int8")).run({"x": x})["y"]
+    expected = run_reference(model, {"x": x})["y"]
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def test_channels_of_zeros_have_a_scale():
@@ -349,7 +369,7 @@ def test_a_budget_that_cannot_be_met_is_told():
 def judge_of(model, samples, budget, run=None):
     """A judge that runs models in this process, by the reference."""
 
-    def reference(model, engine, samples):
+    def reference(model, engine, samples, precision="fp32"):
         return [run_reference(model, call) for call in samples.full_batches(samples.batch)]
 
     return quantise.Judge(model, samples, budget, run=run or reference)
@@ -425,7 +445,7 @@ class Slow:
             model, seen, judge_of(model, judged, quantise.Budget(drop=drop), run=self), clock=self.clock
         )
 
-    def __call__(self, model, engine, samples):
+    def __call__(self, model, engine, samples, precision="fp32"):
         self.runs += 1
         self.clock.sleep_s(1.0)
         return [run_reference(model, call) for call in samples.full_batches(samples.batch)]

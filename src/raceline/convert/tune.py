@@ -354,7 +354,11 @@ def _founders(
 ) -> list[Candidate]:
     """The candidates that a batch starts with."""
     kinds = [(engine, FULL, variant) for engine in contestants for variant in variants]
-    kinds += [(way.engine, way.precision, way.variant) for way in ways if way.engine in contestants]
+    kinds += [
+        (way.engine, way.precision, way.variant)
+        for way in ways
+        if way.engine in contestants and (not way.most_batch or batch <= way.most_batch)
+    ]
     return [
         Candidate(engine, precision, threads=count, batch=batch, variant=variant)
         for engine, precision, variant in kinds

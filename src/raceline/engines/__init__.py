@@ -13,7 +13,7 @@ import numpy as np
 
 from raceline.core import plugins
 from raceline.core.errors import ConfigError
-from raceline.ir import Candidate, Model, Shapes, Signature
+from raceline.ir import FULL, WEIGHTS_ONLY, Candidate, Model, Shapes, Signature
 
 __all__ = [
     "Engine",
@@ -47,7 +47,9 @@ class Options:
     Attributes:
         threads: CPU threads for one call.
         precision: arithmetic of the heavy operators; an engine must not use a lower one by itself. "int8" is
-            meant by the graph, between Q and DQ; without these it changes nothing.
+            meant by the graph, between Q and DQ; without these it changes nothing. With "int8-weights"
+            and "int4-weights" an engine may use its kernels for weights that the graph stores in few bits,
+            which may round what they multiply; at "fp32" it must not.
         shapes: concrete input shapes where the caller will use only those (engines specialise); empty
             keeps the dynamic axes.
         optimise: False turns the engine's own graph optimisation off (to measure what it brings).
@@ -61,6 +63,11 @@ class Options:
     optimise: bool = True
     streams: int = 1
     pinned: bool = False
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision of all that reads no weights of few bits: where only weights have them, "fp32"."""
+        return FULL if self.precision in WEIGHTS_ONLY else self.precision
 
 
 class Session(Protocol):

@@ -29,6 +29,7 @@ from raceline.engines._pinning import own_cores
 from raceline.ir import Model, Shapes, Signature, TensorSpec, weights
 from raceline.ir.packed import widened
 from raceline.ir.serialise import write_onnx
+from raceline.ir.weights_only import restored
 
 description = "MNN, CPU back end"
 # MNN approximates exp, tanh and their like, and convolves by Winograd with large tiles: 2e-3 was seen.
@@ -63,7 +64,7 @@ def load(model: Model, options: Options) -> "_Session":
         BadModelError: MNN refuses the model, or has no equal of an input's or output's type.
         ConfigError: a precision that this engine does not offer, or more pinned threads than cores.
     """
-    if options.precision != "fp32":
+    if options.arithmetic != "fp32":
         raise ConfigError(f"mnn cannot run at {options.precision}", "its converter takes no QDQ graphs")
     _refuse_types(model.signature)
     _runtime()  # whose own memory is not the session's
@@ -73,7 +74,7 @@ def load(model: Model, options: Options) -> "_Session":
         own_cores(options),
         tempfile.TemporaryDirectory(prefix="raceline-") as folder,
     ):
-        path = _convert(widened(model), Path(folder))
+        path = _convert(widened(restored(model)), Path(folder))
         kind = _ModuleNet if _has_control_flow(model) else _SessionNet
         nets = [kind(path, model.signature, options.threads) for _ in range(options.streams)]
         session = _Session(model.signature, nets, growth)

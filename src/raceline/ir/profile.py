@@ -10,6 +10,10 @@ from raceline.core.records import from_json
 FULL = "fp32"
 """The precision that needs no accuracy budget."""
 
+WEIGHTS_ONLY = ("int8-weights", "int4-weights")
+"""Precisions of graphs whose weights are stored in few bits while nothing else is quantised. An engine that has
+kernels for such weights may round what they multiply as these want it, within the accuracy budget."""
+
 _WORTH_IT = 0.98
 """Fewer bits or pinned threads must take at most this share of the time: within it, a race cannot tell who is
 faster, and both have a price that no race shows."""
@@ -24,7 +28,7 @@ class Candidate:
     Attributes:
         engine: name of a file in engines/, or the recipe of a pair of them, FIRST>SECOND@VALUE.
         precision: arithmetic of the heavy operators: "fp32", "int8" where the graph says so (QDQ), "bf16" where
-            the engine rounds by itself.
+            the engine rounds by itself; or "int8-weights" and "int4-weights", where only weights have few bits.
         threads: CPU threads the engine may use for one call.
         batch: items in one call.
         streams: calls that run side by side, each with `threads` threads, each with batch / streams items.

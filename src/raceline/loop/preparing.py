@@ -25,6 +25,7 @@ from raceline.core.errors import BackendLostError, BadModelError, ConfigError, R
 from raceline.core.progress import Progress, Step
 from raceline.ir import (
     FULL,
+    WEIGHTS_ONLY,
     Candidate,
     Limits,
     Model,
@@ -105,8 +106,8 @@ def prepare(plan: Plan, stages: Stages, log: TuningLog | None = None) -> Prepare
             source, model, translator.platform, shapes=shapes, reduced=reduced, budget_s=plan.budget_s,
             progress=stages.progress, log=log,
         )  # fmt: skip
-    if plan.precision == "int8":
-        profile = _only(profile, "int8", reduced)
+    if plan.precision not in {"auto", FULL}:
+        profile = _only(profile, plan.precision, reduced)
     with stages("prove"):
         served, profile, proof = _proven(source, model, reduced, profile, sizes, stages.progress)
     return Prepared(source, model, served, sizes, shapes, translator, reduced, profile, proof)
@@ -143,16 +144,18 @@ def _reduced(
     plan: Plan, source: Model, model: Model, platform: PlatformProfile, shapes: Shapes, stages: Stages
 ) -> Reduced:
     """The ways of computing with fewer bits that the plan lets compete; none without data."""
-    if plan.precision == "fp32":
+    if plan.precision == FULL:
         return Reduced()
-    if not plan.data:
+    data = plan.data or (quantise.GENERATED if plan.precision in WEIGHTS_ONLY else "")
+    if not data:
         return Reduced(notes=("fewer bits did not compete: that needs calibration data (--data FILE)",))
     with stages("quantise"):
-        samples = quantise.samples_for(source.signature, plan.data, shapes, plan.labels)
+        samples = quantise.samples_for(source.signature, data, shapes, plan.labels)
         return reduce(
             model, samples, quantise.budget_of(plan.metric, plan.accuracy_drop), platform, shapes=shapes,
-            precisions=("int8",) if plan.precision == "int8" else ("int8", "bf16"),
-            deadline_s=max(_LEAST_SEARCH_S, plan.budget_s), progress=stages.progress,
+            precisions=("int8", "bf16", *WEIGHTS_ONLY) if plan.precision == "auto" else (plan.precision,),
+            wanted=plan.precision in WEIGHTS_ONLY, deadline_s=max(_LEAST_SEARCH_S, plan.budget_s),
+            progress=stages.progress,
         )  # fmt: skip
 
 

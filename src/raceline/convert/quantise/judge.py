@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
 from raceline.convert.quantise.samples import Samples
 from raceline.core.errors import BadModelError, ConfigError
-from raceline.ir import Accuracy, Model
+from raceline.ir import FULL, Accuracy, Model
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
 Metric = Literal["fidelity", "top1"]
 METRICS: tuple[Metric, ...] = ("fidelity", "top1")
 
-Run = Callable[[Model, str, Samples], Sequence[Tensors]]
-"""Answers of a model on an engine, call by call, in full batches of the samples' size."""
+
+class Run(Protocol):
+    """Answers of a model on an engine at a precision, call by call, in full batches of the samples' size."""
+
+    def __call__(
+        self, model: Model, engine: str, samples: Samples, precision: str = FULL
+    ) -> Sequence[Tensors]:
+        """Run them."""
+
 
 FULL_PRECISION = ("onnxruntime", "patchwork")
 """What runs the unquantised model; the second for those that the first does not take whole."""
@@ -80,9 +87,9 @@ class Judge:
         self._expected = self._gathered(_answers_of(full, samples, run))
         self.full = self._value(self._expected)
 
-    def score(self, model: Model, engine: str) -> Accuracy:
-        """Run a model on an engine and count."""
-        return self.mark(self._run(model, engine, self.samples))
+    def score(self, model: Model, engine: str, precision: str = FULL) -> Accuracy:
+        """Run a model on an engine and count; of QDQ the graph says the precision."""
+        return self.mark(self._run(model, engine, self.samples, precision))
 
     def mark(self, answers: Sequence[Tensors]) -> Accuracy:
         """Count.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,11 @@ from raceline.ir.engine_rules import EXACT_INT8
 RUNS_QDQ = ("onnxruntime", "openvino", "native")
 """Engines that run QDQ in 8-bit arithmetic. MNN 3.6 does not: its converter aborts on QuantizeLinear of computed
 values, and its own 8-bit path takes no ranges but those that its own tool finds."""
+
+
+RUNS_STORED = {8: ("onnxruntime", "openvino"), 4: ("onnxruntime",)}
+"""Engines that multiply by weights of 8 or 4 bits as they are stored, and are faster for it where rows are few;
+OpenVINO's 4 bits were never faster than its 8. Other engines widen such weights once, while loading."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,14 @@ class Scheme:
             raise ConfigError(f"activations cannot be {self.activations}", "uint8 and int8 are possible")
 
     @property
+    def precision(self) -> str:
+        """What the tuner and the command line call it."""
+        return "int8"
+
+    def __str__(self) -> str:
+        return f"{self.weight_bits}-bit weights, {self.activations} activations, ranges by {self.method}"
+
+    @property
     def dtype(self) -> np.dtype[np.integer[Any]]:
         """NumPy's type of quantised activations."""
         return np.dtype(self.activations)
@@ -62,3 +75,9 @@ def scheme_for(engine: str, platform: PlatformProfile, *, method: Method = "minm
         return Scheme(results=False, alone=True, method=method)
     exact = platform.architecture != "x86_64" or bool(EXACT_INT8 & set(platform.instruction_sets))
     return Scheme(weight_bits=8 if exact else 7, results=engine == "onnxruntime", method=method)
+
+
+def schemes_for(engine: str, platform: PlatformProfile) -> tuple[Scheme, ...]:
+    """Schemes between which measuring has to decide, the more accurate first."""
+    usual = scheme_for(engine, platform)
+    return (usual, replace(usual, sums=True)) if engine == "openvino" else (usual,)
