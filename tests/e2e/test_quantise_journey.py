@@ -2,18 +2,19 @@
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from engine_doubles import net
 
 from raceline import cli
-from raceline.convert import Reduced
+from raceline.convert import Reduced, tune
 from raceline.convert.example import model_from_text
 from raceline.core.errors import BadModelError, ConfigError
 from raceline.ir import Bundle, Candidate, Measurement, Profile, run_reference, write_onnx
 from raceline.ir.manifest import FORMAT_VERSION
-from raceline.loop import Plan, deploy, preparing
+from raceline.loop import Plan, deploy, preparing, tune_bundle
 
 
 @pytest.fixture
@@ -174,15 +175,14 @@ def test_weights_alone_that_lose_too_much_are_told(run, files):
     assert "8-bit weights alone" in out and "every file counted" in out
 
 
-def test_a_deployment_with_weights_alone_is_judged_on_its_engine(tmp_path):
+def test_weights_alone_that_are_asked_for_are_judged_on_their_engine(tmp_path, monkeypatch):
     dense(tmp_path)
+    monkeypatch.setattr(preparing, "tune", partial(tune, batches=(1,), threads=(1,)))
     plan = Plan(
-        tmp_path / "dense.onnx", tmp_path / "out", budget_s=1, load_s=0.5, precision="int8-weights",
-        accuracy_drop=0.05,
-    )  # fmt: skip
-    found = deploy(plan)
+        tmp_path / "dense.onnx", tmp_path / "out", budget_s=1, precision="int8-weights", accuracy_drop=0.05
+    )
+    found = tune_bundle(plan)
     assert found.equivalence.ok and "int8-weights" in found.equivalence.candidate
-    assert " int8-weights" in found.after.setup and found.after.saturated.errors == {}
     bundle = Bundle.open(found.bundle)
     assert {row.candidate.precision for row in bundle.profile.usable()} == {"int8-weights"}
     assert bundle.equivalence["accuracy"]["origin"] == "generated inputs, not data"
