@@ -1,6 +1,6 @@
 """Products with weights of few bits as ONNX Runtime's own operator for them, MatMulNBits.
 
-The runtime finds some such products by itself and misses others, which it then widens at every call (1.31: two
+The runtime finds some such products by itself and misses others, which it then widens at every call (1.32: two
 products with a Relu between). Written here, all of them reach their kernels.
 """
 
