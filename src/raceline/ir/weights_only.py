@@ -99,12 +99,21 @@ def _feeds_whole_numbers(value: ir.Value) -> bool:
         node = use.node
         if node.op_type == "QuantizeLinear":
             return True
-        others = (other.producer() for place, other in enumerate(node.inputs) if other and place != use.idx)
-        if any(n is not None and n.op_type == "DequantizeLinear" and not _of_constants(n) for n in others):
+        others = (other for place, other in enumerate(node.inputs) if other and place != use.idx)
+        sources = [_source(other) for other in others]
+        if any(n is not None and n.op_type == "DequantizeLinear" and not _of_constants(n) for n in sources):
             return True
         if node.op_type in _REARRANGING and any(_feeds_whole_numbers(out) for out in node.outputs):
             return True
     return False
+
+
+def _source(value: ir.Value) -> ir.Node | None:
+    """What computes the elements of a value, past nodes that only rearrange them."""
+    node = value.producer()
+    while node is not None and node.op_type in _REARRANGING and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node
 
 
 def _fold(node: ir.Node) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raceline.engines.native.operators import Array, constant
+from raceline.engines.native.views import RESHAPES
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,13 +25,13 @@ class Rounded:
         source: what is rounded.
         scale: of the bytes.
         zero: their zero point, as unsigned bytes have it.
-        nodes: the pair that does it.
+        nodes: the pair that does it, and those that reshape its result.
     """
 
     source: ir.Value
     scale: float
     zero: int
-    nodes: tuple[ir.Node, ir.Node]
+    nodes: tuple[ir.Node, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,14 @@ class Weights:
 
 
 def rounded(value: ir.Value | None) -> Rounded | None:
-    """The value as a rounded one, by one scale for all of it; None where it is none."""
+    """The value as a rounded one, by one scale for all of it; None where it is none.
+
+    It may be reshaped between the bytes and the product; the rows are then as many others of as many columns.
+    """
+    reshapes = []
+    while value is not None and (node := value.producer()) is not None and node.op_type in RESHAPES:
+        reshapes.append(node)
+        value = node.inputs[0]
     wide = _widening(value)
     small = wide.inputs[0].producer() if wide is not None and wide.inputs[0] is not None else None
     if (
@@ -65,7 +73,7 @@ def rounded(value: ir.Value | None) -> Rounded | None:
     if kind not in {np.dtype(np.uint8), np.dtype(np.int8)} or not (number > 0 and np.isfinite(1 / number)):
         return None
     above = -int(_BYTE.min) if kind == np.int8 else 0  # signed bytes are unsigned ones, moved
-    return Rounded(small.inputs[0], number, int(zero.reshape(-1)[0]) + above, (small, wide))
+    return Rounded(small.inputs[0], number, int(zero.reshape(-1)[0]) + above, (small, wide, *reshapes))
 
 
 def weights_of(node: ir.Node) -> Weights | None:

@@ -119,8 +119,7 @@ class _Finding:
         if settings["bias"] is None:
             self._add_bias(chain)
         for follow in (self._add_function, self._add_residual, self._norm_after):
-            self._reshape(chain)
-            follow(chain)
+            self._past_reshapes(chain, follow)
         if kind == "linear":
             x = self._norm_before(chain, node, x)
         return Unit(
@@ -148,6 +147,15 @@ class _Finding:
         settings = {"weights": held.bytes_KN, "scale": held.scale, "bias": held.bias,
                     "x_scale": x.scale, "x_zero": x.zero}  # fmt: skip
         return "int8_linear", name, settings
+
+    def _past_reshapes(self, chain: _Chain, follow: Callable[[_Chain], None]) -> None:
+        """Let a follower look behind what reshapes; what it finds nothing behind stays a view of the result."""
+        nodes, out = [*chain.nodes], chain.out
+        self._reshape(chain)
+        reached = chain.out
+        follow(chain)
+        if chain.out is reached:
+            chain.nodes, chain.out = nodes, out
 
     def _reshape(self, chain: _Chain) -> None:
         """Take in what changes the shape and keeps rows and columns as they are."""

@@ -98,7 +98,8 @@ def settled(model: Model, shapes: Shapes) -> tuple[Model, ShapeTable]:
     whole = Model(lifted(model), model.signature, model.provenance)
     graph = whole.program.graph
     for node in list(graph):
-        _settle(graph, node, table)
+        if node.op_type != "DequantizeLinear":  # of bytes that our kernels multiply as they are
+            _settle(graph, node, table)
     RemoveUnusedNodesPass()(whole.program)
     for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
         info = table.known.get(value.name or "")
