@@ -62,10 +62,10 @@ def rounded(value: ir.Value | None) -> Rounded | None:
         or small.domain not in {"", "ai.onnx"}
     ):
         return None
-    numbers = [_numbers(node) for node in (small, wide)]
-    if numbers[0] is None or numbers[1] is None or small.inputs[0] is None:
+    there, back = _numbers(small), _numbers(wide)
+    if there is None or back is None or small.inputs[0] is None:
         return None
-    (scale, zero), (same_scale, same_zero) = numbers
+    (scale, zero), (same_scale, same_zero) = there, back
     if scale.size != 1 or not np.array_equal(scale, same_scale) or not np.array_equal(zero, same_zero):
         return None
     kind = zero.dtype
@@ -100,7 +100,8 @@ def weights_of(node: ir.Node) -> Weights | None:
         return None
     small = np.ascontiguousarray((centred.T if turned else centred).astype(np.int8))
     columns = small.shape[1]
-    bias, nodes = None, (wide,)
+    bias: Array | None = None
+    nodes: tuple[ir.Node, ...] = (wide,)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         found = _bias(node.inputs[2], columns)
         if found is None:
@@ -113,7 +114,8 @@ def weights_of(node: ir.Node) -> Weights | None:
 
 def _bias(value: ir.Value, columns: int) -> tuple[Array, tuple[ir.Node, ...]] | None:
     """A bias in floats, widened where it is of whole numbers, and the nodes that would do that."""
-    held, nodes = constant(value), ()
+    held = constant(value)
+    nodes: tuple[ir.Node, ...] = ()
     if held is None:
         wide = _widening(value)
         whole = constant(wide.inputs[0]) if wide is not None else None
