@@ -12,9 +12,9 @@ from raceline import cli
 from raceline.convert import Reduced, tune
 from raceline.convert.example import model_from_text
 from raceline.core.errors import BadModelError, ConfigError
-from raceline.ir import Bundle, Candidate, Measurement, Profile, run_reference, write_onnx
+from raceline.ir import Accuracy, Bundle, Candidate, Measurement, Profile, run_reference, write_onnx
 from raceline.ir.manifest import FORMAT_VERSION
-from raceline.loop import Plan, deploy, preparing, tune_bundle
+from raceline.loop import Plan, deploy, preparing, tune_bundle, tuning
 
 
 @pytest.fixture
@@ -226,3 +226,67 @@ def test_int8_that_loses_too_much_is_refused_and_the_best_is_told():
 def test_plans_that_make_no_sense(files, settings):
     with pytest.raises(ConfigError):
         Plan(files / "net.onnx", files / "out", **settings)
+
+
+def test_a_quantised_bundle_is_tuned_like_any_model(run, files):
+    """Its numbers are held to steps, and not to the last digits, which fall to either side of a step."""
+    code, _, err = run(
+        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "--accuracy-drop", 0.2,
+        "-o", files / "q",
+    )  # fmt: skip
+    assert code == 0, err
+    code, out, err = run("convert", "tune", files / "q", "--budget", "2s", "--json", "-o", files / "tuned")
+    assert code == 0, err
+    x = pictures()
+    bundle = Bundle.open(files / "tuned")
+    expected = run_reference(Bundle.open(files / "q").model, {"x": x})["y"]
+    np.testing.assert_allclose(run_reference(bundle.model, {"x": x})["y"], expected, atol=1e-4)
+    assert json.loads(out)["equivalence"]["rtol"] == 0.05
+
+
+def test_what_fewer_bits_cost_is_told_where_they_lose(files):
+    accuracy = {"metric": "fidelity", "full": 1.0, "quantised": 0.99, "items": 12, "origin": "x.npy"}
+
+    def row(engine, precision, seconds, **more):
+        candidate = Candidate(engine, precision, variant=precision)
+        given = None if precision == "fp32" else Accuracy(**accuracy)
+        return Measurement(candidate, seconds, seconds, runs=3, accuracy=given, **more)
+
+    rows = (row("a", "fp32", 0.1), row("b", "int8", 0.15), row("c", "int8", 0.0, failure="it crashed"))
+    profile = Profile("p", "m", {"x": (1,)}, rows)
+    best = tuning.best_of(profile)
+    assert tuning._of_fewer_bits(profile, best) == [
+        "int8 on b is not taken: at best 1.50 times the time of full precision",
+        "int8 on c is out: it crashed",
+    ]
+    (note,) = tuning._of_few_calls(best)
+    assert "rests on 3 calls only" in note
+
+
+def test_labels_that_no_metric_reads_are_refused(run, files):
+    code, _, err = run(
+        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "--labels", files / "y.npy",
+        "-o", files / "q",
+    )  # fmt: skip
+    assert code == 2 and "does not look at labels" in err and "--metric top1" in err
+
+
+def test_a_net_without_layers_is_refused_before_anything_is_measured(run, files):
+    model = model_from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { y = Relu(x) }"""
+    )
+    write_onnx(model, files / "relu.onnx")
+    code, _, err = run(
+        "convert",
+        "tune",
+        files / "relu.onnx",
+        "--data",
+        files / "x.npy",
+        "--precision",
+        "int8",
+        "-o",
+        files / "t",
+    )
+    assert code == 2 and "tune batch" not in err
+    assert "nothing to quantise" in err and "accuracy-drop" not in err

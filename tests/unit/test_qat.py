@@ -8,9 +8,9 @@ import pytest
 
 from raceline import engines, zoo
 from raceline.convert import qat
-from raceline.convert.quantise import Observed, Scheme
+from raceline.convert.quantise import Observed, Scheme, scheme_for
 from raceline.core.errors import BadModelError, ConfigError, ShapeError
-from raceline.ir import Bundle, run_reference, to_proto
+from raceline.ir import Bundle, run_reference, this_machine, to_proto
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'raceline[train]'")
 from torch import nn  # noqa: E402
@@ -469,6 +469,64 @@ def test_weights_that_are_not_finite_are_not_exported():
         student.layers["last"].layer.weight[0, 0] = np.nan
     with pytest.raises(BadModelError, match=r"last.*not finite"):
         qat.to_onnx(student)
+
+
+# what does not fit
+
+
+def student_of(*layers):
+    student = qat.prepare(nn.Sequential(*layers), (torch.rand(2, 4),))
+    qat.calibrate(student, [np.ones((2, 4), np.float32)])
+    return student
+
+
+def test_without_a_scheme_it_is_that_of_this_machine():
+    assert qat.prepare(nn.Sequential(nn.Linear(4, 3)), (torch.rand(2, 4),)).scheme == scheme_for(
+        "onnxruntime", this_machine()
+    )
+
+
+@pytest.mark.parametrize("wrong", [np.ones(4, np.float32), np.ones((2, 5), np.float32)])
+def test_calibration_data_of_another_shape_is_told(wrong):
+    student = qat.prepare(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), (torch.rand(2, 4),))
+    with pytest.raises(ShapeError, match="does not take items of shape"):
+        qat.calibrate(student, [wrong])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.zeros((8, 2, 2), int), np.full(8, 7), np.zeros(8, np.float32)],
+    ids=["rank", "class", "floats"],
+)
+def test_labels_that_do_not_fit_are_told(labels):
+    with pytest.raises(ShapeError, match="does not take items of shape .* with labels"):
+        qat.fit(student_of(nn.Linear(4, 3)), np.ones((8, 4), np.float32), labels)
+
+
+def test_whole_numbers_and_doubles_are_taken():
+    items, labels = np.ones((8, 4)), np.zeros(8, np.int32)
+    qat.fit(student_of(nn.Linear(4, 3)), items, labels, recipe=qat.Recipe(epochs=1))
+
+
+def test_what_is_not_calibrated_is_not_trained():
+    student = qat.prepare(nn.Sequential(nn.Linear(4, 3)), (torch.rand(2, 4),))
+    with pytest.raises(ConfigError, match="not calibrated"):
+        qat.fit(student, np.ones((8, 4), np.float32), np.zeros(8, int))
+
+
+def test_what_keeps_its_weights_in_floats_is_told():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.memory = nn.Linear(4, 4), nn.GRU(4, 4, batch_first=True)
+            self.weight = nn.Parameter(torch.rand(3, 4))
+
+        def forward(self, x):
+            return nn.functional.linear(self.memory(self.inside(x))[0], self.weight)
+
+    refused = qat.prepare(Mixed(), (torch.rand(2, 5, 4),)).refused
+    assert "GRU is not rounded" in refused["memory"]
+    assert any("called as a function" in why for why in refused.values())
 
 
 # few bits

@@ -428,6 +428,57 @@ def test_classes_need_scores():
         judge_of(model, few, quantise.Budget("top1"))
 
 
+def test_classes_of_every_output_count():
+    model = batched(
+        model_from_text(
+            """<ir_version: 8, opset_import: ["": 17]> net (float[N, 3] x, float[3, 4] w, float[3, 5] v)
+            => (float[N, 4] a, float[N, 5] b) { a = MatMul(x, w)  b = MatMul(x, v) }""",
+            w=(3, 4),
+            v=(3, 5),
+        )
+    )
+    x = np.random.default_rng(1).standard_normal((16, 3)).astype(np.float32)
+    judge = judge_of(model, quantise.from_arrays(model.signature, {"x": x}), quantise.Budget("top1"))
+    right = [run_reference(model, call) for call in judge.samples.full_batches(8)]
+    assert judge.mark(right).quantised == 1.0
+    wrong = [answer | {"b": np.roll(answer["b"], 1, axis=1)} for answer in right]
+    assert judge.mark(wrong).quantised < 0.5
+
+
+def test_halves_are_drawn_by_chance_and_classes_are_shared_out():
+    model = classifier()
+    x = np.zeros((40, 3, 8, 8), np.float32)
+    x[1::2] = 1.0  # a recording that alternates
+    labels = np.repeat([0, 1, 2, 3], 10)
+    for part in quantise.from_arrays(model.signature, {"x": x}).split():
+        assert 0.2 < part.arrays["x"].mean() < 0.8
+    halves = quantise.from_arrays(model.signature, {"x": x}, labels=labels).split()
+    assert all(np.bincount(half.labels).tolist() == [5, 5, 5, 5] for half in halves)
+    again = quantise.from_arrays(model.signature, {"x": x}, labels=labels).split()
+    assert all(
+        np.array_equal(one.arrays["x"], other.arrays["x"]) for one, other in zip(halves, again, strict=True)
+    )
+
+
+def test_padding_with_other_numbers_has_a_range_of_its_own():
+    model = batched(
+        model_from_text(
+            """<ir_version: 8, opset_import: ["": 17]>
+            net (float[N, 3, 8, 8] x, float[4, 3, 3, 3] w, float[5, 4, 3, 3] v) => (float[N, 5, 8, 8] y) {
+                c = Conv(x, w)  r = Relu(c)
+                p = Constant<value = int64[8] {0, 0, 2, 2, 0, 0, 2, 2}>()  f = Constant<value = float {-20.0}>()
+                d = Pad(r, p, f)  y = Conv(d, v)
+            }""",
+            w=(4, 3, 3, 3),
+            v=(5, 4, 3, 3),
+        )
+    )
+    made = quantised(model, quantise.Scheme())
+    x = data(4)
+    expected = run_reference(model, {"x": x})["y"]
+    assert np.abs(run_reference(made, {"x": x})["y"] - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_one_item_is_not_enough():
     model = classifier()
     few = quantise.from_arrays(model.signature, {"x": data(1)})

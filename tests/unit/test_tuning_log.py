@@ -393,3 +393,20 @@ def test_the_lock_is_gone_with_its_process(tmp_path):
     again = os.open(path, os.O_RDWR)
     fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(again)
+
+
+def test_a_log_that_does_not_exist_cannot_be_replayed(model, tmp_path):
+    with pytest.raises(ConfigError, match="there is no log"):
+        tuned(model, TuningLog(replay=tmp_path / "nowhere.jsonl"))
+
+
+def test_a_full_disk_under_the_cache_costs_the_log_and_not_the_run(model, monkeypatch):
+    def full(self, head):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LogFile, "write", full)
+    log = TuningLog()
+    _, profile = tuned(model, log, cache=True)
+    assert profile.best() and "No space left on device" in log.notes[0]
+    with pytest.raises(ConfigError, match=r"cannot be written: No space.*--log"):
+        tuned(model, TuningLog(Path("here.jsonl").absolute()))

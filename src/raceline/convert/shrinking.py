@@ -13,6 +13,7 @@ from raceline.convert.quantise import (
     RUNS_QDQ,
     Budget,
     Quantised,
+    Runner,
     Samples,
     Stored,
     scheme_for,
@@ -33,6 +34,7 @@ class Shrunk:
         engine: what it was made for and scored on.
         found: the model, its layers and its score.
         bytes_before, bytes_after: of the whole bundles, manifests included, in full precision and quantised.
+        gain: how many times faster the engine runs it than full precision, one item at a time.
     """
 
     bundle: Path
@@ -40,6 +42,7 @@ class Shrunk:
     found: Quantised
     bytes_before: int
     bytes_after: int
+    gain: float
 
     @property
     def reduction(self) -> float:
@@ -64,6 +67,7 @@ class Shrunk:
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
             "size_reduction": self.reduction,
+            "speedup": self.gain,
         }
 
 
@@ -125,7 +129,9 @@ def shrink(
         Bundle.write(full, model)
         before = folder_bytes(full)
     Bundle.write(out, found.model, equivalence=report.to_json())
-    return Shrunk(out, engine, found, before, folder_bytes(out))
+    with Runner(samples) as run:
+        gain = run.gain(model, found.model, engine)
+    return Shrunk(out, engine, found, before, folder_bytes(out), gain)
 
 
 def folder_bytes(folder: Path) -> int:

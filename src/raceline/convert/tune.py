@@ -374,6 +374,10 @@ def _recalled(key: str) -> Profile | None:
     try:
         data = json.loads(text)
         if data["method"] != METHOD:
+            _logger.warning(
+                "the tuning cache %s is of another version (way of measuring %s, not %s); measuring again",
+                key, data["method"], METHOD,
+            )  # fmt: skip
             return None
         profile = Profile.from_json(data["profile"])
         profile.best()

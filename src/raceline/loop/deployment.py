@@ -66,7 +66,10 @@ class Plan:
             )
         if self.labels is not None and not self.data:
             raise ConfigError("labels need data", "they are the classes of its items", "Give --data FILE.")
-        quantise.budget_of(self.metric, self.accuracy_drop)  # raises where it makes no sense
+        labelled = self.labels is not None
+        quantise.budget_of(
+            self.metric, self.accuracy_drop, labelled=labelled
+        )  # raises where it makes no sense
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +101,8 @@ def prepare(plan: Plan, stages: Stages, log: TuningLog | None = None) -> Prepare
     with stages("optimise"):
         model = translator.optimize(source)
     reduced = _reduced(plan, source, model, translator.platform, shapes, stages)
+    if plan.precision not in {"auto", FULL} and all(way.precision != plan.precision for way in reduced.ways):
+        raise _none_of(plan.precision, reduced.notes)
     with stages("tune"):
         profile = tune(
             source, model, translator.platform, shapes=shapes, reduced=reduced, budget_s=plan.budget_s,
@@ -167,13 +169,17 @@ def _only(profile: Profile, precision: str, reduced: Reduced) -> Profile:
     """
     rows = tuple(row for row in profile.measurements if row.candidate.precision == precision)
     if all(row.failure for row in rows):
-        reasons = [*reduced.notes, *(f"{row.candidate}: {row.failure}" for row in rows)]
-        raise BadModelError(
-            f"nothing computes this model at {precision} within the accuracy budget",
-            "; ".join(reasons),
-            "Allow a larger --accuracy-drop, or take --precision auto, which keeps full precision then.",
-        )
+        raise _none_of(precision, [*reduced.notes, *(f"{row.candidate}: {row.failure}" for row in rows)])
     return replace(profile, measurements=rows)
+
+
+def _none_of(precision: str, reasons: Sequence[str]) -> BadModelError:
+    more = "Allow a larger --accuracy-drop, or take" if "accuracy budget" in "; ".join(reasons) else "Take"
+    return BadModelError(
+        f"nothing computes this model at {precision} within the accuracy budget",
+        "; ".join(reasons),
+        f"{more} --precision auto, which keeps full precision then.",
+    )
 
 
 def _proven(
