@@ -112,7 +112,7 @@ void quantise(const In& x, const AnyOut& out, float scale, int zero_point, const
     const Number type = number_of(out.dtype());
     need(type != Number::f32, "out must be of uint8 or int8");
     need_step(scale, zero_point, type);
-    set_of(kernels).quantise(x.data(), count, 1 / scale, zero_point, type, out.data());
+    set_of(kernels).quantise(x.data(), count, scale, zero_point, type, out.data());
 }
 
 }  // namespace

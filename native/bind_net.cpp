@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-#include "net.hpp"
+#include "net_int8.hpp"
 
 namespace nb = nanobind;
 
@@ -28,41 +28,65 @@ namespace {
 
 using namespace net;
 using Weights = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Int8Weights = nb::ndarray<const std::int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using In = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Pair = std::array<std::int64_t, 2>;
 using Four = std::array<std::int64_t, 4>;
 using FunctionRow = std::tuple<int, float, float>;
+using BytesRow = std::tuple<float, int>;  // scale, zero point
 
 Function function_of(const FunctionRow& row) {
     const int kind = std::get<0>(row);
-    if (kind < 0 || kind > int(Activation::linear)) throw BadNet("there is no such activation");
-    return {Activation(kind), std::get<1>(row), std::get<2>(row)};
+    if (kind < 0 || kind > int(net::Activation::linear)) throw BadNet("there is no such activation");
+    return {net::Activation(kind), std::get<1>(row), std::get<2>(row)};
 }
 
-int add_value(Net& net, int place, std::int64_t offset, const Four& shape, std::int64_t image_stride) {
+int add_value(Net& net, int place, std::int64_t offset, const Four& shape, std::int64_t image_stride,
+              const std::optional<BytesRow>& bytes) {
     if (place < 0 || place > int(Place::output)) throw BadNet("there is no such place");
-    return net.add_value({Place(place), offset, shape[0], shape[1], shape[2], shape[3], image_stride});
+    Value value{Place(place), offset, shape[0], shape[1], shape[2], shape[3], image_stride, bytes.has_value(), {}};
+    if (bytes) value.bytes = {std::get<0>(*bytes), std::get<1>(*bytes)};
+    return net.add_value(value);
 }
 
-void add_convolution(Net& net, int x, int y, const Weights& weights, const std::optional<Vector>& bias,
-                     const Pair& strides, const Pair& dilations, const Pair& pads, std::int64_t groups,
-                     const FunctionRow& first, int residual, const FunctionRow& second) {
+template <typename Numbers>
+ConvSpec spec_of(const Value& x, const Value& y, const Numbers& weights, const std::optional<Vector>& bias,
+                 const Pair& strides, const Pair& dilations, const Pair& pads, std::int64_t groups,
+                 const FunctionRow& first, const Value* residual, const FunctionRow& second) {
     ConvSpec s;
-    s.x = net.value(x), s.y = net.value(y);
+    s.x = x, s.y = y;
     s.kernel_h = std::int64_t(weights.shape(2)), s.kernel_w = std::int64_t(weights.shape(3));
     s.stride_h = strides[0], s.stride_w = strides[1];
     s.dilation_h = dilations[0], s.dilation_w = dilations[1];
     s.pad_top = pads[0], s.pad_left = pads[1], s.groups = groups;
     s.epilogue.first = function_of(first), s.epilogue.second = function_of(second);
-    s.epilogue.has_residual = residual >= 0;
-    if (residual >= 0) s.epilogue.residual = net.value(residual);
+    s.epilogue.has_residual = residual != nullptr;
+    if (residual) s.epilogue.residual = *residual;
     if (groups < 1 || std::int64_t(weights.shape(0)) != s.y.c ||
         std::int64_t(weights.shape(1)) * groups != s.x.c)
         throw BadNet("weights do not fit");
     if (bias && std::int64_t(bias->shape(0)) != s.y.c) throw BadNet("a bias does not fit");
+    return s;
+}
+
+void add_convolution(Net& net, int x, int y, const Weights& weights, const std::optional<Vector>& bias,
+                     const Pair& strides, const Pair& dilations, const Pair& pads, std::int64_t groups,
+                     const FunctionRow& first, int residual, const FunctionRow& second) {
+    const ConvSpec s = spec_of(net.value(x), net.value(y), weights, bias, strides, dilations, pads, groups, first,
+                               residual < 0 ? nullptr : &net.value(residual), second);
     net.add_convolution(s, weights.data(), bias ? bias->data() : nullptr);
+}
+
+void add_int8_convolution(Net& net, int x, int y, const Int8Weights& weights, const Vector& scale,
+                          const std::optional<Vector>& bias, const Pair& strides, const Pair& dilations,
+                          const Pair& pads, std::int64_t groups, const FunctionRow& first, int residual,
+                          const FunctionRow& second) {
+    const ConvSpec s = spec_of(net.any_value(x), net.any_value(y), weights, bias, strides, dilations, pads, groups,
+                               first, residual < 0 ? nullptr : &net.any_value(residual), second);
+    if (std::int64_t(scale.shape(0)) != s.y.c) throw BadNet("a scale does not fit");
+    net.add_int8_convolution(s, weights.data(), scale.data(), bias ? bias->data() : nullptr);
 }
 
 void add_pool(Net& net, int x, int y, bool is_max, bool count_padding, const Pair& kernel,
@@ -70,6 +94,12 @@ void add_pool(Net& net, int x, int y, bool is_max, bool count_padding, const Pai
     net.add(make_pool({net.value(x), net.value(y), kernel[0], kernel[1], strides[0], strides[1], dilations[0],
                        dilations[1], pads[0], pads[1], pads[2], pads[3], is_max, count_padding},
                       net.kernels()));
+}
+
+void add_bytes_pool(Net& net, int x, int y, const Pair& kernel, const Pair& strides, const Pair& dilations,
+                    const Four& pads) {
+    net.add(make_bytes_pool({net.any_value(x), net.any_value(y), kernel[0], kernel[1], strides[0], strides[1],
+                             dilations[0], dilations[1], pads[0], pads[1], pads[2], pads[3], true, false}));
 }
 
 void add_binary(Net& net, int op, int x, int z, bool swapped, int y, const FunctionRow& f) {
@@ -156,10 +186,28 @@ void bind_net(nb::module_& module) {
     nb::class_<Net> net(module, "Net");
     net.def(nb::init<int, int, const std::string&, std::int64_t>(), arg("threads"), arg("streams"),
              arg("kernels"), arg("arena_floats"))
-        .def("value", &add_value, arg("place"), arg("offset"), arg("shape"), arg("image_stride"))
+        .def("value", &add_value, arg("place"), arg("offset"), arg("shape"), arg("image_stride"),
+             arg("bytes").none() = nb::none())
         .def("convolution", &add_convolution, arg("x"), arg("y"), arg("weights").noconvert(), arg("bias").none().noconvert(),
              arg("strides"), arg("dilations"), arg("pads"), arg("groups"), arg("first"), arg("residual"),
              arg("second"))
+        .def("int8_convolution", &add_int8_convolution, arg("x"), arg("y"), arg("weights").noconvert(),
+             arg("scale").noconvert(), arg("bias").none().noconvert(), arg("strides"), arg("dilations"), arg("pads"),
+             arg("groups"), arg("first"), arg("residual"), arg("second"))
+        .def("bytes_pool", &add_bytes_pool, arg("x"), arg("y"), arg("kernel"), arg("strides"), arg("dilations"),
+             arg("pads"))
+        .def(
+            "quantise",
+            [](Net& net, int x, int y) {
+                net.add(make_quantise(net.any_value(x), net.any_value(y), net.kernels()));
+            },
+            arg("x"), arg("y"))
+        .def(
+            "restore",
+            [](Net& net, int x, int y) {
+                net.add(make_restore(net.any_value(x), net.any_value(y), net.kernels()));
+            },
+            arg("x"), arg("y"))
         .def("pool", &add_pool, arg("x"), arg("y"), arg("is_max"), arg("count_padding"), arg("kernel"),
              arg("strides"), arg("dilations"), arg("pads"))
         .def(

@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "bind_arrays.hpp"
+#include "net_int8.hpp"
 #include "net_rows.hpp"
 
 namespace raceline {
@@ -19,8 +20,9 @@ namespace {
 
 using net::BadNet, net::Net;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Bytes = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Int8Matrix = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using BytesRow = std::tuple<float, int>;  // scale, zero point
 using NormRow = std::tuple<Vector, std::optional<Vector>, float>;
 using HeadsRow = std::tuple<int, std::int64_t, std::int64_t>;  // value, column, stride of heads
 
@@ -54,20 +56,18 @@ void add_linear(Net& net, int x, int y, const Matrix& weights, const std::option
     net.add(net::make_linear(s, net.kernels()));
 }
 
-void add_int8_linear(Net& net, int x, int y, const Bytes& weights, const Vector& scale,
-                     const std::optional<Vector>& bias, float x_scale, int x_zero, const std::string& activation,
-                     int residual, const std::optional<NormRow>& after, double seconds) {
+void add_int8_linear(Net& net, int x, int y, const Int8Matrix& weights, const Vector& scale,
+                     const std::optional<Vector>& bias, const BytesRow& bytes, const std::string& activation,
+                     int residual, double seconds) {
     net::Int8LinearSpec s;
     s.x = net.value(x), s.y = net.value(y);
+    s.x_bytes = {std::get<0>(bytes), std::get<1>(bytes)};
     if (std::int64_t(weights.shape(0)) != s.x.c || std::int64_t(weights.shape(1)) != s.y.c)
         throw BadNet("weights do not fit");
     s.weights = weights.data(), s.scale = fitting(scale, s.y.c), s.bias = fitting(bias, s.y.c);
-    s.x_scale = x_scale, s.x_zero = x_zero;
     s.activation = activation_of(activation);
     s.has_residual = residual >= 0;
     if (s.has_residual) s.residual = net.value(residual);
-    const auto last = norm_of(after, s.y.c);
-    s.after = last ? &*last : nullptr;
     s.seconds = seconds;
     nb::gil_scoped_release release;
     net.add(net::make_int8_linear(s, net.kernels()));
@@ -101,9 +101,16 @@ void bind_net_rows(nb::class_<Net>& net) {
     net.def("linear", &add_linear, arg("x"), arg("y"), arg("weights").noconvert(), arg("bias").noconvert().none(),
             nb::kw_only(), arg("activation") = "", arg("residual") = -1, arg("before").none() = nb::none(),
             arg("after").none() = nb::none(), arg("exact") = false, arg("seconds") = 0.1)
-        .def("int8_linear", &add_int8_linear, arg("x"), arg("y"), arg("weights").noconvert(),
-             arg("scale").noconvert(), arg("bias").noconvert().none(), nb::kw_only(), arg("x_scale"), arg("x_zero"),
-             arg("activation") = "", arg("residual") = -1, arg("after").none() = nb::none(), arg("seconds") = 0.1)
+        .def("int8_linear", &add_int8_linear, arg("x"), arg("y"), arg("weights").noconvert(), arg("scale").noconvert(),
+             arg("bias").noconvert().none(), nb::kw_only(), arg("x_bytes"), arg("activation") = "",
+             arg("residual") = -1, arg("seconds") = 0.1)
+        .def(
+            "rounded",
+            [](Net& net, int x, int y, const BytesRow& bytes) {
+                net.add(net::make_rounded(net.value(x), net.value(y), {std::get<0>(bytes), std::get<1>(bytes)},
+                                          net.kernels()));
+            },
+            arg("x"), arg("y"), arg("bytes"))
         .def("norm", &add_norm, arg("x"), arg("y"), arg("norm"))
         .def("attention", &add_attention, arg("q"), arg("k"), arg("v"), arg("y"), nb::kw_only(), arg("batch"),
              arg("heads"), arg("depth"), arg("value_depth"), arg("scale"), arg("mask") = -1,

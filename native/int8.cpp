@@ -211,10 +211,13 @@ void Int8Gemm::pack_block(const Int8Call& call, const RowBlock& block, std::uint
         const std::int64_t row = tiles.begin(t), rows = tiles.begin(t + 1) - row, from = block.row + row;
         const auto* bytes = static_cast<const std::uint8_t*>(call.a) + from * call.lda;
         std::int64_t lda = call.lda;
-        if (call.a_type == Number::f32) {
+        if (call.from) {
+            call.from->get(from, rows, row_bytes);
+            bytes = row_bytes, lda = k_;
+        } else if (call.a_type == Number::f32) {
             const float* floats = static_cast<const float*>(call.a) + from * call.lda;
             for (std::int64_t i = 0; i < rows; ++i)
-                kernels_->quantise(floats + i * call.lda, k_, 1.0f / call.a_scale, call.a_zero, Number::u8,
+                kernels_->quantise(floats + i * call.lda, k_, call.a_scale, call.a_zero, Number::u8,
                                    row_bytes + i * k_);
             bytes = row_bytes, lda = k_;
         }
@@ -239,9 +242,10 @@ void Int8Gemm::run_block(const Int8Call& call, const Columns& columns, const Row
             tile.rests[j] = rests_.data() + panel.first_rest[j];
             tile.rest_counts[j] = panel.first_rest[j + 1] - panel.first_rest[j];
         }
-        Int8Finish to{0, panel.columns, sums, width, columns.scale.get() + panel.column, bias_.get() + panel.column,
-                      nullptr, call.residual_stride, call.activation, call.c_type, nullptr, call.ldc,
-                      1.0f / call.c_scale, call.c_zero};
+        Int8Finish to{};
+        to.columns = panel.columns;
+        to.from = sums, to.from_stride = width;
+        to.scale = columns.scale.get() + panel.column, to.bias = bias_.get() + panel.column;
         for (std::int64_t t = 0; t < tiles.count; ++t) {
             const std::int64_t row = tiles.begin(t), rows = tiles.begin(t + 1) - row;
             tile.a = packed + row * stride;
@@ -266,7 +270,7 @@ void Int8Gemm::ask_for(Int8Tile& tile, const Panel& next, std::int64_t t, std::i
 void Int8Gemm::ask_for_rows(Int8Tile& tile, const Int8Call& call, const RowBlock& block, std::int64_t t,
                             std::int64_t tiles) const {
     const std::int64_t next = block.row + block.rows, rows = std::min(block.rows, call.rows - next);
-    if (rows <= 0 || call.lda != k_) return;
+    if (rows <= 0 || call.from || call.lda != k_) return;
     const std::int64_t size = call.a_type == Number::f32 ? sizeof(float) : 1;
     const Prefetch share = share_of_next(rows * k_ * size / line_bytes, words_ / line_words, t, tiles);
     tile.next = static_cast<const char*>(call.a) + next * call.lda * size + share.begin * line_bytes;
@@ -277,8 +281,15 @@ void Int8Gemm::finish(const Int8Call& call, Int8Finish to, std::int64_t row, std
                       std::int64_t column) const {
     const std::int64_t size = call.c_type == Number::f32 ? sizeof(float) : 1;
     to.rows = rows;
+    if (call.into) return call.into->take(to, row, column);
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    to.activation = call.activation, to.low = -infinity, to.high = infinity;
     to.to = static_cast<char*>(call.c) + (row * call.ldc + column) * size;
+    to.to_stride = call.ldc, to.to_block_stride = together;
+    to.type = call.c_type, to.step = call.c_scale, to.zero = call.c_zero;
     if (call.residual) to.residual = call.residual + row * call.residual_stride + column;
+    to.residual_type = Number::f32;
+    to.residual_stride = call.residual_stride, to.residual_block_stride = together;
     kernels_->finish(to);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -41,19 +42,27 @@ struct Int8Tile {
     int next_lines;
 };
 
-// From whole sums to the output.
+// Columns that lie together: a matrix whose blocks of them are 16 elements apart is an ordinary one.
+constexpr std::int64_t together = 16;
+
+// From whole sums to the output: activation(sums * scale + bias) + residual, held between `low` and `high`.
 struct Int8Finish {
     std::int64_t rows, columns;
+    std::int64_t first;  // column of its block that the first one is, a multiple of the kernels' lanes
     const std::int32_t* from;
     std::int64_t from_stride;
     const float *scale, *bias;  // `columns` floats
-    const float* residual;      // or null
-    std::int64_t residual_stride;
+    const void* residual;       // of its block; null, or floats, or the bytes of (byte - zero) * scale
+    std::int64_t residual_stride, residual_block_stride;
+    Number residual_type;
+    float residual_scale;
+    int residual_zero;
     Activation activation;
+    float low, high;
     Number type;
-    void* to;
-    std::int64_t to_stride;  // in elements
-    float per_step;          // where the output is quantised: 1 / scale
+    void* to;  // of its block
+    std::int64_t to_stride, to_block_stride;  // in elements
+    float step;                               // where the output is quantised: its scale
     int zero;
 };
 
@@ -69,8 +78,16 @@ struct Int8Kernels {
     // Bytes to the packed form of Int8Tile::a, each combined with `flip` by exclusive or; zeros beyond `columns`.
     void (*pack_rows[2])(const std::uint8_t* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                          std::uint8_t flip, void* to);
-    // round(x * per_step) + zero, half to even, held within the type; a NaN becomes the smallest.
-    void (*quantise)(const float* from, std::int64_t count, float per_step, int zero, Number type, void* to);
+    // round(x / step) + zero, half to even, held within the type; a NaN becomes the smallest. As the standard says,
+    // it divides: the product with 1 / step would round some ties the other way.
+    void (*quantise)(const float* from, std::int64_t count, float step, int zero, Number type, void* to);
+    // The same from pixels of 16 floats, of which `channels` are there, to rows of bytes; and back.
+    void (*quantise_block)(const float* from, std::int64_t pixels, int channels, float step, int zero,
+                           std::uint8_t* to, std::int64_t to_stride);
+    void (*restore_block)(const std::uint8_t* from, std::int64_t from_stride, std::int64_t pixels, int channels,
+                          float scale, int zero, float* to);
+    // What floats stand for once they were u8.
+    void (*round)(const float* from, std::int64_t count, float step, int zero, float* to);
 };
 
 // The sets this CPU can run, best first; "plain" is always the last.
@@ -83,6 +100,22 @@ struct Int8Plan {
     int vectors = 2;
     std::int64_t block_rows = 112;
     bool wide = false;
+};
+
+// Where rows of A come from that do not lie in memory.
+class Int8Rows {
+public:
+    virtual ~Int8Rows() = default;
+    // `rows` times k bytes, one row after another.
+    virtual void get(std::int64_t row, std::int64_t rows, std::uint8_t* to) const = 0;
+};
+
+// Where sums go that become no plain matrix.
+class Int8Sums {
+public:
+    virtual ~Int8Sums() = default;
+    // `sums` has from where, how many, scale and bias.
+    virtual void take(Int8Finish sums, std::int64_t row, std::int64_t column) const = 0;
 };
 
 struct Int8Call {
@@ -99,6 +132,8 @@ struct Int8Call {
     const float* residual = nullptr;  // may be c itself where that is float
     std::int64_t residual_stride = 0;
     Activation activation = Activation::none;
+    const Int8Rows* from = nullptr;  // instead of `a`, which is of bytes then
+    const Int8Sums* into = nullptr;  // instead of `c`
 };
 
 class Int8Gemm {
@@ -118,6 +153,8 @@ public:
     std::int64_t k() const { return k_; }
     std::int64_t n() const { return n_; }
     std::int64_t size_bytes() const;
+    const void* packed() const { return b_.get(); }
+    std::int64_t packed_bytes() const { return packed_words_ * std::int64_t(sizeof(float)); }
     // Vectors of B that had to be split so that no sum saturates, as a share of all.
     double split_share() const;
 

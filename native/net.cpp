@@ -10,6 +10,7 @@
 #include <new>
 
 #include "cpu.hpp"
+#include "net_int8.hpp"
 
 namespace raceline::net {
 namespace {
@@ -63,6 +64,9 @@ std::string key_of(const ConvSpec& s, const char* kernels, int threads, bool win
                                 s.pad_left,
                                 s.groups,
                                 std::int64_t(s.x.plain()),
+                                std::int64_t(s.x.is_bytes),
+                                std::int64_t(s.y.is_bytes),
+                                std::int64_t(e.residual.is_bytes),
                                 std::int64_t(e.first.kind),
                                 std::int64_t(e.second.kind),
                                 std::int64_t(e.has_residual)})
@@ -71,14 +75,13 @@ std::string key_of(const ConvSpec& s, const char* kernels, int threads, bool win
 }
 
 // Make the next reading of the weights come from memory.
-void evict(const Floats* floats) {
+void evict(const Memory& memory) {
 #if defined(__x86_64__)
-    if (!floats) return;
-    for (std::int64_t i = 0; i < floats->size(); i += line_bytes / std::int64_t(sizeof(float)))
-        __builtin_ia32_clflush(floats->data() + i);
+    for (std::int64_t i = 0; i < memory.size_bytes; i += line_bytes)
+        __builtin_ia32_clflush(static_cast<const char*>(memory.at) + i);
     __builtin_ia32_mfence();
 #else
-    (void)floats;
+    (void)memory;
 #endif
 }
 
@@ -87,11 +90,6 @@ const Method& by_rule(const ConvSpec& s, const std::vector<Method>& methods) {
     for (const Method& method : methods)
         if (method.kind != Method::winograd || (method.side == 4 && s.y.h >= 8 && s.y.w >= 8)) return method;
     return methods.front();
-}
-
-Method numbered(const ConvSpec& spec, const Kernels& kernels, bool winograd, int number) {
-    const std::vector<Method> methods = methods_for(spec, kernels, winograd);
-    return methods[std::size_t(number) % methods.size()];
 }
 
 // A signal that came as a column, as a row: tiles go along rows. Its numbers lie in memory the same way.
@@ -171,6 +169,8 @@ Net::Net(int threads, int streams, const std::string& kernels, std::int64_t aren
 }
 
 int Net::add_value(Value v) {
+    if (v.is_bytes) check_bytes(v.bytes);
+    if (v.is_bytes && v.plain()) throw BadNet("inputs and outputs are of floats");
     for (std::int64_t size : {v.n, v.c, v.h, v.w})
         if (size < 1 || size > std::numeric_limits<std::int32_t>::max()) throw BadNet("a value has no size");
     if (v.plain()) {
@@ -180,7 +180,8 @@ int Net::add_value(Value v) {
         v.offset = std::int64_t(ends.size());
         ends.push_back(v);
     } else {
-        const std::int64_t image = checked_product({v.blocks(), block, v.h, v.w});
+        const std::int64_t image = v.is_bytes ? (checked_product({v.c, v.h, v.w}) + 3) / 4
+                                              : checked_product({v.blocks(), block, v.h, v.w});
         std::int64_t end = checked_product({v.n - 1, v.image_stride});
         const bool overflows =
             __builtin_add_overflow(end, image, &end) || __builtin_add_overflow(end, v.offset, &end);
@@ -192,6 +193,12 @@ int Net::add_value(Value v) {
 }
 
 const Value& Net::value(int number) const {
+    const Value& found = any_value(number);
+    if (found.is_bytes) throw BadNet("a value of bytes stands where floats are needed");
+    return found;
+}
+
+const Value& Net::any_value(int number) const {
     if (number < 0 || std::size_t(number) >= values_.size()) throw BadNet("there is no such value");
     return values_[std::size_t(number)];
 }
@@ -206,26 +213,68 @@ void Net::add_convolution(const ConvSpec& given, const float* weights, const flo
     check_convolution(spec);
     const std::int64_t count =
         checked_product({spec.y.c, spec.x.c / spec.groups, spec.kernel_h, spec.kernel_w});
-    Pending pending{steps_.size(), spec, {weights, weights + count}, {}};
+    Pending pending{steps_.size(), spec, {weights, weights + count}, {}, {}, {}};
     if (bias) pending.bias.assign(bias, bias + spec.y.c);
+    add_pending(std::move(pending));
+}
+
+void Net::add_int8_convolution(const ConvSpec& given, const std::int8_t* weights, const float* scale,
+                               const float* bias) {
+    const ConvSpec spec = on_its_side(given);
+    check_int8_convolution(spec);
+    const std::int64_t count =
+        checked_product({spec.y.c, spec.x.c / spec.groups, spec.kernel_h, spec.kernel_w});
+    Pending pending{steps_.size(), spec, {}, {}, {weights, weights + count}, {scale, scale + spec.y.c}};
+    if (bias) pending.bias.assign(bias, bias + spec.y.c);
+    add_pending(std::move(pending));
+}
+
+void Net::add_pending(Pending pending) {
     add(nullptr);
     pending_.push_back(std::move(pending));
+}
+
+std::vector<Method> Net::ways_of(const Pending& p, bool winograd) const {
+    if (p.whole.empty()) return methods_for(p.spec, *kernels_, winograd);
+    return int8_methods_for(p.spec, *kernels_, winograd);
+}
+
+std::unique_ptr<Step> Net::make(const Pending& p, const Method& method) const {
+    const float* bias = p.bias.empty() ? nullptr : p.bias.data();
+    if (p.whole.empty()) return make_convolution(p.spec, method, *kernels_, p.weights.data(), bias);
+    return make_int8_convolution(p.spec, method, *kernels_, p.whole.data(), p.scale.data(), bias, arena_floats_);
+}
+
+void Net::resize_arenas(std::int64_t more_floats) {
+    for (auto& context : contexts_)
+        if (context->arena.size() != arena_floats_ + more_floats)
+            context->arena = Floats(), context->arena = Floats(arena_floats_ + more_floats);
 }
 
 void Net::prepare(double budget_s, bool winograd, int choice) {
     if (ready_) throw BadNet("the net is complete");
     const double until = now_s() + budget_s;
-    std::int64_t weights = 0;
-    for (const Pending& p : pending_) weights += std::int64_t(p.weights.size() * sizeof(float));
+    std::int64_t weights = 0, most_aside = 0, aside = 0;
+    for (const Pending& p : pending_) {
+        weights += p.weight_bytes();
+        if (!p.whole.empty() && winograd) most_aside = std::max(most_aside, floats_aside(p.spec));
+    }
     cold_ = weights > cached_weight_bytes;
+    resize_arenas(most_aside);
     for (Pending& p : pending_) {
-        const Method method =
-            choice < 0 ? choose(p, winograd, until) : numbered(p.spec, *kernels_, winograd, choice);
-        steps_[p.place] = make_convolution(p.spec, method, *kernels_, p.weights.data(),
-                                           p.bias.empty() ? nullptr : p.bias.data());
-        p.weights = {};
+        Method method;
+        if (choice < 0) {
+            method = choose(p, winograd, until);
+        } else {
+            const std::vector<Method> methods = ways_of(p, winograd);
+            method = methods[std::size_t(choice) % methods.size()];
+        }
+        if (!p.whole.empty() && method.kind == Method::winograd) aside = std::max(aside, floats_aside(p.spec));
+        steps_[p.place] = make(p, method);
+        p.weights = {}, p.whole = {};
     }
     pending_.clear();
+    resize_arenas(aside);
     std::int64_t scratch = 0;
     for (const auto& step : steps_) scratch = std::max(scratch, step->scratch_floats(threads_));
     for (auto& context : contexts_) context->scratch = Floats(scratch);
@@ -233,7 +282,7 @@ void Net::prepare(double budget_s, bool winograd, int choice) {
 }
 
 Method Net::choose(const Pending& p, bool winograd, double until_s) {
-    const std::vector<Method> methods = methods_for(p.spec, *kernels_, winograd);
+    const std::vector<Method> methods = ways_of(p, winograd);
     if (methods.size() == 1) return methods.front();
     const std::string key = key_of(p.spec, kernels_->name, threads_, winograd, cold_);
     {
@@ -260,8 +309,7 @@ std::pair<Method, bool> Net::measure(const Pending& p, const std::vector<Method>
     double least = std::numeric_limits<double>::infinity();
     Method best = by_rule(p.spec, methods);
     for (const Method& method : methods) {
-        const auto step = make_convolution(p.spec, method, *kernels_, p.weights.data(),
-                                           p.bias.empty() ? nullptr : p.bias.data());
+        const auto step = make(p, method);
         if (const std::int64_t floats = step->scratch_floats(threads_); floats > context.scratch.size())
             context.scratch = Floats(floats);
         const Call call = call_on(context, inputs.data(), nullptr);

@@ -41,12 +41,21 @@ class Floats {
 
 enum class Place : int { arena, input, output };
 
-// A value of (n, c, h, w) numbers: blocked in the arena, plain (NCHW) as an input or output.
+// How u8 stand for numbers: (byte - zero) * scale.
+struct Bytes {
+    float scale = 1;
+    int zero = 0;
+};
+
+// A value of (n, c, h, w) numbers: blocked in the arena, plain (NCHW) as an input or output. Or of bytes in the
+// arena, the channels of a pixel side by side (NHWC).
 struct Value {
     Place place = Place::arena;
     std::int64_t offset = 0;  // floats in the arena; the index of an input or output
     std::int64_t n = 0, c = 0, h = 0, w = 0;
     std::int64_t image_stride = 0;  // floats between images
+    bool is_bytes = false;
+    Bytes bytes;
 
     bool plain() const { return place != Place::arena; }
     std::int64_t blocks() const { return (c + block - 1) / block; }
@@ -68,6 +77,15 @@ struct Call {
                                                      : const_cast<float*>(inputs[value.offset]);
         return base + image * value.image_stride;
     }
+    std::uint8_t* bytes_at(const Value& value, std::int64_t image) const {
+        return reinterpret_cast<std::uint8_t*>(at(value, image));
+    }
+};
+
+// Memory that a step reads anew in each call.
+struct Memory {
+    const void* at = nullptr;
+    std::int64_t size_bytes = 0;
 };
 
 struct Epilogue {
@@ -85,7 +103,7 @@ class Step {
     virtual void run(const Call& call) const = 0;
     virtual std::int64_t scratch_floats(int) const { return 0; }
     virtual std::int64_t weight_bytes() const { return 0; }
-    virtual const Floats* weights() const { return nullptr; }  // the many of them, to be read anew each call
+    virtual Memory weights() const { return {}; }
     virtual std::string name() const = 0;
 };
 
@@ -98,10 +116,10 @@ struct ConvSpec {
 
 // How a convolution is computed. Chosen by measuring, for its shape.
 struct Method {
-    enum Kind : int { direct, winograd, depthwise } kind = direct;
-    int blocks = 1;                // of output channels in a tile
-    int pixels = 1;                // most pixels in a tile
-    bool channels_outside = true;  // loop order: all pixels for a group of channels, or the reverse
+    enum Kind : int { direct, winograd, depthwise, int8 } kind = direct;
+    int blocks = 1;                // of output channels in a tile; int8: vectors
+    int pixels = 1;                // most pixels in a tile; int8: in a block
+    bool channels_outside = true;  // loop order: all pixels for a group of channels, or the reverse; int8: wide
     int side = 4;                  // Winograd: m of F(m x m, 3 x 3)
     int chunk = 1;                 // Winograd: tiles that are transformed together
     std::string text() const;
@@ -121,6 +139,7 @@ std::vector<Method> methods_for(const ConvSpec& spec, const Kernels& kernels, bo
 std::unique_ptr<Step> make_convolution(const ConvSpec& spec, const Method& method, const Kernels& kernels,
                                        const float* weights, const float* bias);
 void check_convolution(const ConvSpec& spec);
+bool takes_winograd(const ConvSpec& spec);
 std::unique_ptr<Step> make_winograd(const ConvSpec& spec, const Method& method, const Kernels& kernels,
                                     const float* weights, const float* bias);
 Floats padded_bias(const ConvSpec& spec, const float* bias);
@@ -134,6 +153,7 @@ struct PoolSpec {
     bool is_max, count_padding;
 };
 
+void check_pool(const PoolSpec& spec);
 std::unique_ptr<Step> make_pool(const PoolSpec& spec, const Kernels& kernels);
 std::unique_ptr<Step> make_average(const Value& x, const Value& y, const Kernels& kernels);
 std::unique_ptr<Step> make_apply(const Value& x, const Value& y, Function f, const Kernels& kernels);
@@ -157,13 +177,17 @@ class Net {
     int add_value(Value value);  // checked; returns its number
     void add(std::unique_ptr<Step> step);
     void add_convolution(const ConvSpec& spec, const float* weights, const float* bias);
+    // Of bytes: `weights` is OIHW, `scale` what the numbers of each output channel stand for.
+    void add_int8_convolution(const ConvSpec& spec, const std::int8_t* weights, const float* scale,
+                              const float* bias);
     // Give every convolution its method, by measuring for about `budget_s` in all; where the time is up, or
     // is zero, by rules. Winograd changes the last digits, and is tried only where `winograd`. Or by
     // `choice`, where it is not negative: the method of that number among those there are, counted round.
     void prepare(double budget_s, bool winograd, int choice = -1);
     void run(const float* const* inputs, float* const* outputs);
 
-    const Value& value(int number) const;
+    const Value& value(int number) const;      // of floats
+    const Value& any_value(int number) const;  // or of bytes
     const Kernels& kernels() const { return *kernels_; }
     std::int64_t memory_bytes() const;
     std::vector<std::string> step_names() const;
@@ -181,8 +205,17 @@ class Net {
         std::size_t place;
         ConvSpec spec;
         std::vector<float> weights, bias;
+        std::vector<std::int8_t> whole;  // instead of `weights`
+        std::vector<float> scale;
+        std::int64_t weight_bytes() const {
+            return std::int64_t(weights.size() * sizeof(float) + whole.size());
+        }
     };
     struct Turn;
+    void add_pending(Pending pending);
+    std::vector<Method> ways_of(const Pending& pending, bool winograd) const;
+    std::unique_ptr<Step> make(const Pending& pending, const Method& method) const;
+    void resize_arenas(std::int64_t more_floats);
     Method choose(const Pending& pending, bool winograd, double until_s);
     // The fastest, and whether all were tried before the time was up.
     std::pair<Method, bool> measure(const Pending& pending, const std::vector<Method>& methods,

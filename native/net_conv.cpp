@@ -74,7 +74,9 @@ class Direct : public Step {
         return std::int64_t(sizeof(float)) * (weights_.size() + bias_.size()) +
                std::int64_t(sizeof(std::int32_t) * table_.size());
     }
-    const Floats* weights() const override { return &weights_; }
+    Memory weights() const override {
+        return {weights_.data(), std::int64_t(sizeof(float)) * weights_.size()};
+    }
     std::string name() const override { return method_.text(); }
 
   private:
@@ -285,11 +287,6 @@ bool is_depthwise(const ConvSpec& s) {
     return s.groups > 1 && s.groups == s.x.c && s.x.c == s.y.c && !s.x.plain();
 }
 
-bool takes_winograd(const ConvSpec& s) {
-    return s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 &&
-           s.dilation_w == 1 && s.groups == 1 && !s.x.plain() && s.x.c >= block && s.y.c >= block;
-}
-
 std::vector<std::pair<int, int>> tiles_of(const Kernels& kernels, std::int64_t blocks, TileStride stride) {
     std::vector<std::pair<int, int>> found;
     for (int b = 1; b <= std::min<std::int64_t>(most_blocks, blocks); ++b) {
@@ -306,6 +303,11 @@ std::vector<std::pair<int, int>> tiles_of(const Kernels& kernels, std::int64_t b
 
 }  // namespace
 
+bool takes_winograd(const ConvSpec& s) {
+    return s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 &&
+           s.dilation_w == 1 && s.groups == 1 && !s.x.plain() && s.x.c >= block && s.y.c >= block;
+}
+
 bool Epilogue::within_kernel(float& low, float& high) const {
     low = -infinity, high = infinity;
     const Function& last = has_residual ? second : first;
@@ -318,6 +320,8 @@ bool Epilogue::within_kernel(float& low, float& high) const {
 
 std::string Method::text() const {
     if (kind == depthwise) return "depthwise";
+    if (kind == int8)
+        return "int8 " + std::to_string(blocks) + "x" + std::to_string(pixels) + (channels_outside ? " wide" : "");
     std::string name = kind == direct ? "direct" : "winograd" + std::to_string(side);
     name += " " + std::to_string(blocks * block) + "x" + std::to_string(pixels);
     return name + (kind == winograd   ? " chunk " + std::to_string(chunk)

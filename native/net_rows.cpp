@@ -1,10 +1,45 @@
 // Steps over matrices: values of one pixel, whose images are rows. Transformers are made of them.
+#include <cmath>
+
 #include "attention.hpp"
 #include "gemm.hpp"
-#include "net_rows_parts.hpp"
+#include "net_parallel.hpp"
+#include "net_rows.hpp"
 
 namespace raceline::net {
 namespace {
+
+void require(bool fits, const char* what) {
+    if (!fits) throw BadNet(what);
+}
+
+void require_result(const Value& y) { require(y.place != Place::input, "an input is not written"); }
+void require_rows(const Value& v) { require(v.h == 1 && v.w == 1 && v.n > 0 && v.c > 0, "a matrix has one pixel"); }
+
+const DenseKernels& kernels_like(const Kernels& kernels) {
+    const DenseKernels* narrowest = nullptr;
+    for (const DenseKernels* set : dense_kernels()) {
+        if (std::string(set->name) == kernels.name) return *set;
+        narrowest = set;
+    }
+    return *narrowest;
+}
+
+// A layer norm and the numbers that it holds.
+class HeldNorm {
+  public:
+    HeldNorm() = default;
+    HeldNorm(const NormSpec& spec, std::int64_t columns)
+        : scale_(spec.scale, spec.scale + columns), shift_(columns, 0.0f), epsilon_(spec.epsilon) {
+        if (spec.shift) shift_.assign(spec.shift, spec.shift + columns);
+    }
+    bool there() const { return !scale_.empty(); }
+    Normalise get() const { return {std::int64_t(scale_.size()), scale_.data(), shift_.data(), epsilon_}; }
+
+  private:
+    std::vector<float> scale_, shift_;
+    float epsilon_ = 0;
+};
 
 class Linear : public Step {
   public:
@@ -60,7 +95,12 @@ class Norm : public Step {
     }
     std::string name() const override { return "layer norm"; }
     void run(const Call& call) const override {
-        normalise(call, norm_, x_, y_, kernels_);
+        constexpr std::int64_t together = 32;
+        const Normalise norm = norm_.get();
+        call.pool.run((x_.n + together - 1) / together, [&](std::int64_t part, int) {
+            const std::int64_t row = part * together, rows = std::min(together, x_.n - row);
+            kernels_.normalise(norm, call.at(x_, row), x_.image_stride, rows, call.at(y_, row), y_.image_stride);
+        });
     }
 
   private:

@@ -25,22 +25,6 @@ struct LinearSpec {
 };
 std::unique_ptr<Step> make_linear(const LinearSpec& spec, const Kernels& kernels);
 
-// The same with x rounded to 8 bits as QuantizeLinear does, and weights of 8 bits; the products are exact.
-struct Int8LinearSpec {
-    Value x, y;
-    const std::int8_t* weights;  // (x.c, y.c), copied
-    const float* scale;          // of the weights, y.c, copied
-    const float* bias;           // y.c, copied; may be null
-    float x_scale;
-    int x_zero;  // of unsigned bytes
-    raceline::Activation activation = raceline::Activation::none;
-    bool has_residual = false;
-    Value residual;
-    const NormSpec* after = nullptr;
-    double seconds = 0.1;  // to look for the fastest plan
-};
-std::unique_ptr<Step> make_int8_linear(const Int8LinearSpec& spec, const Kernels& kernels);
-
 std::unique_ptr<Step> make_norm(const Value& x, const Value& y, const NormSpec& spec, const Kernels& kernels);
 
 // Heads side by side in the columns of a matrix of batch * rows rows.

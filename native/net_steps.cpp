@@ -210,7 +210,7 @@ class Repack : public Blockwise {
 
 }  // namespace
 
-std::unique_ptr<Step> make_pool(const PoolSpec& s, const Kernels& kernels) {
+void check_pool(const PoolSpec& s) {
     constexpr std::int64_t most = 1 << 20;
     for (std::int64_t k : {s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.dilation_h, s.dilation_w})
         require(k >= 1 && k <= most, "a pool's size, stride or dilation is off");
@@ -222,6 +222,10 @@ std::unique_ptr<Step> make_pool(const PoolSpec& s, const Kernels& kernels) {
             "a pool's window lies outside");
     require(s.pad_top <= (s.kernel_h - 1) * s.dilation_h && s.pad_left <= (s.kernel_w - 1) * s.dilation_w,
             "a pool's window lies in the padding");
+}
+
+std::unique_ptr<Step> make_pool(const PoolSpec& s, const Kernels& kernels) {
+    check_pool(s);
     return std::make_unique<PoolStep>(s, kernels);
 }
 

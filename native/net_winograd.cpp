@@ -71,7 +71,9 @@ class Winograd : public Step {
     std::int64_t weight_bytes() const override {
         return std::int64_t(sizeof(float)) * (weights_.size() + bias_.size());
     }
-    const Floats* weights() const override { return &weights_; }
+    Memory weights() const override {
+        return {weights_.data(), std::int64_t(sizeof(float)) * weights_.size()};
+    }
     std::string name() const override { return method_.text(); }
 
   private:

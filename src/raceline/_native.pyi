@@ -202,8 +202,23 @@ class Net:
     def __init__(self, threads: int, streams: int, kernels: str, arena_floats: int) -> None:
         """`kernels`: a name of `net_kernels`, or empty for the best."""
 
-    def value(self, place: int, offset: int, shape: Sequence[int], image_stride: int) -> int:
-        """Number of a new value: in the arena (place 0), or the next input (1) or output (2)."""
+    def value(
+        self,
+        place: int,
+        offset: int,
+        shape: Sequence[int],
+        image_stride: int,
+        bytes: tuple[float, int] | None = None,
+    ) -> int:
+        """Number of a new value: in the arena (place 0), or the next input (1) or output (2).
+
+        Args:
+            place: one of these.
+            offset: floats in the arena.
+            shape: (images, channels, rows, columns)
+            image_stride: floats between images.
+            bytes: scale and zero point, of a value that is kept as uint8, channels last; in the arena alone.
+        """
 
     def convolution(
         self,
@@ -220,6 +235,56 @@ class Net:
         second: _Function,
     ) -> None:
         """Set y = second(first(conv(x)) + residual); `pads` at the top and left, `residual` -1 for none."""
+
+    def int8_convolution(
+        self,
+        x: int,
+        y: int,
+        weights: np.ndarray[Any, np.dtype[np.int8]],
+        scale: _Floats,
+        bias: _Floats | None,
+        strides: Sequence[int],
+        dilations: Sequence[int],
+        pads: Sequence[int],
+        groups: int,
+        first: _Function,
+        residual: int,
+        second: _Function,
+    ) -> None:
+        """Add the same of a value of bytes; y and the residual are of bytes or floats.
+
+        Args:
+            x: of bytes.
+            y: of either.
+            weights: (outputs, inputs / groups, rows, columns); sums of at most 32768 products, or depthwise ones
+                of at most 512.
+            scale: (outputs), what the numbers of each output channel stand for.
+            bias: (outputs), in units of the result.
+            strides: of rows and columns.
+            dilations: of rows and columns.
+            pads: at the top and left.
+            groups: 1, or as many as channels.
+            first: applied to the result.
+            residual: a value to be added then; -1 for none.
+            second: applied to that.
+        """
+
+    def bytes_pool(
+        self,
+        x: int,
+        y: int,
+        kernel: Sequence[int],
+        strides: Sequence[int],
+        dilations: Sequence[int],
+        pads: Sequence[int],
+    ) -> None:
+        """Maximum of windows, among bytes of one scale."""
+
+    def quantise(self, x: int, y: int) -> None:
+        """Floats, of the arena or an input, to bytes: round(x / scale) + zero point, half to even."""
+
+    def restore(self, x: int, y: int) -> None:
+        """Bytes to floats of the arena."""
 
     def pool(
         self,
@@ -322,33 +387,33 @@ class Net:
         scale: _Floats,
         bias: _Floats | None,
         *,
-        x_scale: float,
-        x_zero: int,
+        x_bytes: tuple[float, int],
         activation: str = "",
         residual: int = -1,
-        after: _Norm | None = None,
         seconds: float = 0.1,
     ) -> None:
-        """Add `linear` with x rounded to 8 bits and weights of 8 bits; sums of products are exact.
-
-        y = after(activation((round(x / x_scale) - x_zero) weights * x_scale * scale + bias) + residual), where the
-        rounded numbers and the zero point are unsigned bytes.
+        """Add y = activation(x weights + bias) + residual, where x is rounded to bytes on the way.
 
         Args:
             x: (rows, k)
             y: (rows, n)
-            weights: (k, n), copied.
-            scale: of the weights' columns (n), copied.
+            weights: (k, n), copied; k at most 32768.
+            scale: (n), copied: what each column of the weights stands for.
             bias: (n), copied.
-            x_scale: of the rounded x.
-            x_zero: their zero point, 0 to 255.
+            x_bytes: scale and zero point of x as uint8.
             activation: as `Linear.run` takes them.
             residual: a value (rows, n); negative for none.
-            after: layer norm of the result's rows.
             seconds: to look for the fastest plan.
 
         Raises:
-            ValueError: shapes do not fit, k exceeds 32768, a scale is not positive, or there is no such activation.
+            ValueError: shapes, scale or zero point do not fit, or there is no such activation.
+        """
+
+    def rounded(self, x: int, y: int, bytes: tuple[float, int]) -> None:
+        """Add y = what x stands for once it was rounded to uint8 of this scale and zero point.
+
+        Raises:
+            ValueError: shapes, scale or zero point do not fit, or pictures have more than one pixel.
         """
 
     def norm(self, x: int, y: int, norm: _Norm) -> None:
@@ -476,8 +541,6 @@ def quantise(
     x: _Floats, out: np.ndarray[Any, Any], *, scale: float, zero_point: int = 0, kernels: str = ""
 ) -> None:
     """Set out = round(x / scale) + zero_point, half to even, held within out's uint8 or int8; NaN is the smallest.
-
-    Computed as x times 1 / scale in float32, which may round a tie the other way.
 
     Raises:
         ValueError: lengths, types, scale or zero point do not fit.

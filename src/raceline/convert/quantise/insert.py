@@ -26,7 +26,6 @@ Array = np.ndarray[Any, Any]
 _LEAST_OPSET = 13  # the first in which scales may follow an axis
 _FLOWING = ("Add", "AveragePool", "Concat", "GlobalAveragePool", "Mul")
 """Operators that ONNX Runtime has 8-bit kernels for; worth it where all that they read is quantised already."""
-_NO_KERNEL = "this engine has no 8-bit kernel for it"
 _TIDYING = ("cancel_quantisation", "merge_common_subexpressions", "remove_dead_code")
 MOST_OF_A_BIAS = 2**30
 """A bias in whole numbers may be this large: half of what 32 bits hold is left to the products."""
@@ -94,7 +93,7 @@ def quantise(
         raise BadModelError(f"nothing is left to quantise in {made.name}", "every layer is to be kept")
     values = _values(scope.graph, layers, scheme)
     origins = {value: _origin(value) if scheme.results else value for value in values}
-    writer = _Writer(scope, scheme, observed, origins, {layer.node for layer in layers})
+    writer = _Writer(scope, scheme, observed, origins)
     for value in values:
         writer.activation(value)
     for layer in layers:
@@ -120,9 +119,9 @@ def _chosen(graph: ir.Graph, scheme: Scheme, keep: Collection[str]) -> tuple[lis
     chosen = []
     for layer in layers:
         if scheme.results and is_op(layer.node, "ConvTranspose"):
-            refused[layer.name] = _NO_KERNEL
-        elif scheme.alone and (layer.weight is None or not is_op(layer.node, "Gemm", "MatMul")):
-            refused[layer.name] = _NO_KERNEL
+            refused[layer.name] = "this engine has no 8-bit kernel for it"
+        elif layer.weight is None and not scheme.products:
+            refused[layer.name] = "this engine multiplies computed factors in floats"
         elif layer.name not in keep:
             chosen.append(layer)
     return chosen, refused
@@ -189,17 +188,15 @@ class _Writer:
         scheme: Scheme,
         observed: Mapping[str, Observed],
         origins: Mapping[ir.Value, ir.Value],
-        layers: Collection[ir.Node],
     ) -> None:
         self.scope, self.scheme, self.observed, self._origins = scope, scheme, observed, origins
-        self._layers = layers
         self._scales: dict[ir.Value, float] = {}
 
     def activation(self, value: ir.Value) -> None:
         """Quantise a computed value or an input for all of its readers; an output of the graph stays as it is."""
         scale, zero = self._numbers(value)
         first = next(node for node in self.scope.graph if value in node.inputs)
-        users = [use for use in value.uses() if use.node.graph is self.scope.graph and self._wants(use.node)]
+        users = [use for use in value.uses() if use.node.graph is self.scope.graph]
         name = str(value.name)
         numbers = [
             self.scope.add_constant(f"{name}_scale", np.array(scale, np.float32)),
@@ -212,9 +209,6 @@ class _Writer:
         for use in users:
             use.node.replace_input_with(use.idx, wide)
         self._scales[wide] = scale
-
-    def _wants(self, node: ir.Node) -> bool:
-        return not self.scheme.alone or node in self._layers
 
     def _numbers(self, value: ir.Value) -> tuple[float, int]:
         """Scale and zero point; a rearranged value has those of its origin."""

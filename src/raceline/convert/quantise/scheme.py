@@ -35,8 +35,7 @@ class Scheme:
             want it; else only what such nodes read, and the engine decides.
         sums: whether results of convolutions that are added to something computed are quantised before, so that
             residual sums are of 8-bit numbers on both sides. It saves memory traffic and costs accuracy.
-        alone: whether nothing but products with constant weights computes in 8 bits, and whatever else reads what
-            they read gets all digits, as the native kernels want it.
+        products: whether products whose factors are both computed, as in attention, are quantised too.
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
@@ -45,7 +44,7 @@ class Scheme:
     method: Method = "minmax"
     results: bool = True
     sums: bool = False
-    alone: bool = False
+    products: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -71,10 +70,11 @@ class Scheme:
 
 def scheme_for(engine: str, platform: PlatformProfile, *, method: Method = "minmax") -> Scheme:
     """What suits an engine's kernels on a machine."""
-    if engine == "native":  # whose products are exact on any CPU
-        return Scheme(results=False, alone=True, method=method)
-    exact = platform.architecture != "x86_64" or bool(EXACT_INT8 & set(platform.instruction_sets))
-    return Scheme(weight_bits=8 if exact else 7, results=engine == "onnxruntime", method=method)
+    ours = engine == "native"  # exact everywhere; attention stays in one piece, which computes in floats
+    exact = ours or platform.architecture != "x86_64" or bool(EXACT_INT8 & set(platform.instruction_sets))
+    return Scheme(
+        weight_bits=8 if exact else 7, results=engine == "onnxruntime", products=not ours, method=method
+    )
 
 
 def schemes_for(engine: str, platform: PlatformProfile) -> tuple[Scheme, ...]:

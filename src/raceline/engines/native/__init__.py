@@ -1,7 +1,8 @@
 """Convolutional nets and transformers on kernels of our own, planned for their shapes; the rest on ONNX Runtime.
 
-Offered where it may win: nets whose time goes into convolutions, or into linear layers around attention.
-docs/decisions/0013 and 0016 say what was measured.
+Offered where it may win: nets whose time goes into convolutions, or into linear layers around attention. Where a
+graph is quantised, these multiply 8-bit numbers, exactly on every CPU.
+docs/decisions/0013, 0015 and 0016 say what was measured.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ __all__ = ["assemble", "description", "load", "tolerance", "version"]
 description = (
     "Raceline's own kernels for convolutional nets and transformers, ONNX Runtime for what is around them"
 )
+_PRECISIONS = ("fp32", "int8")
 tolerance = Tolerance(atol=1e-5, rtol=1e-4)
-
-_PRECISIONS = ("fp32", "int8")  # of the graph: linear layers between Q and DQ multiply bytes
 
 
 def version() -> str:
@@ -76,7 +76,10 @@ def assemble(model: Model, options: Options) -> NativeSession:
 
 def _refuse_precision(options: Options) -> None:
     if options.arithmetic not in _PRECISIONS:
-        raise ConfigError(f"native cannot run at {options.precision}", "it computes as the graph says")
+        raise ConfigError(
+            f"native cannot run at {options.precision}",
+            "its kernels compute in single precision, and in 8 bits where the graph says so",
+        )
 
 
 def _nothing(model: Model) -> BadModelError:

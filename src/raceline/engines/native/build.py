@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 
 from raceline import _native
 from raceline.engines.native.fuse import fused
+from raceline.engines.native.narrow import narrowed
 from raceline.engines.native.operators import Shape, Step
 from raceline.engines.native.places import Layout
 
 ARENA, INPUT, OUTPUT = range(3)
 _FEW_CHANNELS = 8  # pictures of fewer are read as they come: blocks of 16 would be mostly empty
-_IN_ROWS = {"linear", "int8_linear", "norm", "attention"}
+_LINEAR = {"linear", "int8_linear"}
+_IN_ROWS = {*_LINEAR, "norm", "attention", "rounded"}
 _MOST_S = 0.3  # for measuring the ways of computing one linear layer
 
 
@@ -38,11 +40,12 @@ def build(
         kernels: a name of `_native.net_kernels`; empty for the best.
         choosing_s: for measuring the ways of computing each linear layer; none, and products stay exact.
     """
-    merged = fused(list(steps), outputs)
+    narrow = narrowed(fused(list(steps), outputs), shapes, outputs)
+    merged, shapes = narrow.steps, narrow.shapes
     in_rows = all(step.kind in _IN_ROWS for step in merged)  # they read and write matrices as they come
     plain = {name for name in inputs if in_rows or _reads_plain(name, merged, shapes, outputs)}
     packs = [Step("pack", [], [name]) for name in inputs if name not in plain]
-    layout = Layout([*packs, *merged], shapes, plain, outputs)
+    layout = Layout([*packs, *merged], shapes, plain, outputs, narrow.bytes)
     net = _native.Net(threads, streams, kernels, layout.size_floats)
     writing = _Writing(net, shapes, layout, _each_s(merged, choosing_s))
     for name in inputs:
@@ -58,11 +61,8 @@ def build(
 
 def _each_s(steps: Sequence[Step], choosing_s: float) -> float:
     """Seconds for each shape of linear layers: those of one shape share what was found."""
-    different = {
-        (step.kind, step.settings["weights"].shape)
-        for step in steps
-        if step.kind in {"linear", "int8_linear"}
-    }
+    linear = {(step.settings["weights"].shape, step.reads[0]) for step in steps if step.kind in _LINEAR}
+    different = {shape for shape, _ in linear}
     return min(_MOST_S, choosing_s / max(1, len(different)))
 
 
@@ -72,7 +72,8 @@ def _reads_plain(
     """Whether an input is read by convolutions alone, of one group, and has few channels."""
     readers = [step for step in steps if name in step.reads or name == step.residual]
     fits = all(
-        step.kind == "convolution" and step.settings["groups"] == 1 and step.residual != name
+        step.kind == "quantise"
+        or (step.kind == "convolution" and step.settings["groups"] == 1 and step.residual != name)
         for step in readers
     )
     return fits and shapes[name][1] < _FEW_CHANNELS and name not in outputs
@@ -111,13 +112,17 @@ class _Writing:
             "affine": self._affine, "binary": self._binary, "average": self._average, "upsample": self._upsample,
             "apply": self._apply, "alias": self._alias, "linear": self._linear, "norm": self._norm,
             "attention": self._attention, "int8_linear": self._int8_linear,
+            "int8_convolution": self._int8_convolution, "bytes_pool": self._bytes_pool,
+            "quantise": self._quantise, "restore": self._restore, "rounded": self._rounded,
         }[step.kind](step)  # fmt: skip
 
     def _at(self, name: str) -> int:
         """The net's number of a value."""
         if name not in self._numbers:
             place = self._layout.place(name)
-            self._numbers[name] = self.net.value(ARENA, place.offset, self._shapes[name], place.image_stride)
+            self._numbers[name] = self.net.value(
+                ARENA, place.offset, self._shapes[name], place.image_stride, self._layout.bytes.get(name)
+            )
         return self._numbers[name]
 
     def _convolution(self, step: Step) -> None:
@@ -127,6 +132,25 @@ class _Writing:
             self._at(step.reads[0]), self._at(step.writes[0]), s["weights"], s["bias"], s["strides"],
             s["dilations"], s["pads"][:2], s["groups"], step.first, residual, step.second,
         )  # fmt: skip
+
+    def _int8_convolution(self, step: Step) -> None:
+        s = step.settings
+        residual = self._at(step.residual) if step.residual else -1
+        self.net.int8_convolution(
+            self._at(step.reads[0]), self._at(step.writes[0]), *s["whole"], s["bias"], s["strides"],
+            s["dilations"], s["pads"][:2], s["groups"], step.first, residual, step.second,
+        )  # fmt: skip
+
+    def _bytes_pool(self, step: Step) -> None:
+        s = step.settings
+        x, y = self._at(step.reads[0]), self._at(step.writes[0])
+        self.net.bytes_pool(x, y, s["kernel"], s["strides"], s["dilations"], s["pads"])
+
+    def _quantise(self, step: Step) -> None:
+        self.net.quantise(self._at(step.reads[0]), self._at(step.writes[0]))
+
+    def _restore(self, step: Step) -> None:
+        self.net.restore(self._at(step.reads[0]), self._at(step.writes[0]))
 
     def _pool(self, step: Step) -> None:
         s = step.settings
@@ -182,10 +206,12 @@ class _Writing:
         s = step.settings
         residual = self._at(step.residual) if step.residual else -1
         self.net.int8_linear(
-            self._at(step.reads[0]), self._at(step.writes[0]), s["weights"], s["scale"], s["bias"],
-            x_scale=s["x_scale"], x_zero=s["x_zero"], activation=s.get("activation", ""), residual=residual,
-            after=s["after"], seconds=self._each_s,
+            self._at(step.reads[0]), self._at(step.writes[0]), *s["whole"], s["bias"], x_bytes=s["x_bytes"],
+            activation=s.get("activation", ""), residual=residual, seconds=self._each_s,
         )  # fmt: skip
+
+    def _rounded(self, step: Step) -> None:
+        self.net.rounded(self._at(step.reads[0]), self._at(step.writes[0]), step.settings["bytes"])
 
     def _norm(self, step: Step) -> None:
         self.net.norm(self._at(step.reads[0]), self._at(step.writes[0]), step.settings["norm"])

@@ -112,6 +112,8 @@ class _Merging:
         weights, bias = source.settings["weights"], source.settings["bias"]
         source.settings["weights"] = np.ascontiguousarray(weights * scale[:, None, None, None])
         source.settings["bias"] = shift if bias is None else bias * scale + shift
+        if whole := source.settings.get("whole"):
+            source.settings["whole"] = whole._replace(scale=np.ascontiguousarray(whole.scale * scale))
         return self._take_place(source, step)
 
     def function(self, step: Step) -> Step | None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from raceline.engines.native.constants import Array, Whole, bytes_of, constant, roundings, whole_weights
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Array = np.ndarray[Any, Any]
 Shape = tuple[int, int, int, int]
 _MOST_NUMBERS = 1 << 28  # of one value: a gibibyte
 
@@ -39,8 +40,8 @@ class Step:
     """One step of a net, before values have places.
 
     Attributes:
-        kind: "convolution", "pool", "average", "apply", "binary", "affine", "upsample", "concat", "split" or
-            "alias".
+        kind: "convolution", "pool", "average", "apply", "binary", "affine", "upsample", "concat", "split",
+            "quantise" or "alias"; of values of bytes "int8_convolution", "bytes_pool" and "restore".
         reads: names of values.
         writes: names of values; one, but for "split".
         settings: what the kernel is told, by name.
@@ -103,13 +104,6 @@ def step_of(node: ir.Node, facts: Facts) -> Step | None:
         return rule(node, facts)
     except _Unfit:
         return None
-
-
-def constant(value: ir.Value | None) -> Array | None:
-    """The numbers of an initializer; None for anything else."""
-    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
-        return None
-    return value.const_value.numpy()
 
 
 def _need(condition: bool) -> None:
@@ -203,31 +197,55 @@ def _convolution(node: ir.Node, facts: Facts) -> Step:
         "weights": weights.reshape(*weights.shape[:2], *settings["kernel"]),
     }
     settings["bias"] = _floats(node, 2) if _given(node, 2) else None
+    whole = whole_weights(node.inputs[1], 0)
+    settings["whole"] = whole and Whole(whole.numbers.reshape(settings["weights"].shape), whole.scale)
     return _plain("convolution", node, facts, **settings)
 
 
-def _dense(node: ir.Node, facts: Facts, weights_OI: Array, bias: Array | None) -> Step:
+def _dense(
+    node: ir.Node, facts: Facts, weights_OI: Array, whole_OI: Whole | None, bias: Array | None
+) -> Step:
     """A matrix product: a convolution over pictures of one pixel."""
     _need(len(facts.shape(node.inputs[0])) == 2)
     if bias is not None:
         _need(bias.size in {1, len(weights_OI)} and bias.ndim <= 1 or bias.shape == (1, len(weights_OI)))
         bias = np.ascontiguousarray(np.broadcast_to(bias.reshape(-1), len(weights_OI)))
     weights = np.ascontiguousarray(weights_OI)[:, :, None, None]
+    whole = whole_OI and Whole(np.ascontiguousarray(whole_OI.numbers)[:, :, None, None], whole_OI.scale)
     settings: dict[str, Any] = {"kernel": [1, 1], "strides": [1, 1], "dilations": [1, 1], "pads": [0] * 4}
-    return _plain("convolution", node, facts, weights=weights, bias=bias, groups=1, **settings)
+    return _plain("convolution", node, facts, weights=weights, whole=whole, bias=bias, groups=1, **settings)
 
 
 def _gemm(node: ir.Node, facts: Facts) -> Step:
     _need(_number(node, "alpha", 1) == 1 and _number(node, "beta", 1) == 1 and not _whole(node, "transA", 0))
     weights = _floats(node, 1)
     bias = _floats(node, 2) if _given(node, 2) else None
-    return _dense(node, facts, weights if _whole(node, "transB", 0) else weights.T, bias)
+    if _whole(node, "transB", 0):
+        return _dense(node, facts, weights, whole_weights(node.inputs[1], 0), bias)
+    return _dense(node, facts, weights.T, _turned(node), bias)
 
 
 def _matmul(node: ir.Node, facts: Facts) -> Step:
     weights = _floats(node, 1)
     _need(weights.ndim == 2)
-    return _dense(node, facts, weights.T, None)
+    return _dense(node, facts, weights.T, _turned(node), None)
+
+
+def _turned(node: ir.Node) -> Whole | None:
+    whole = whole_weights(node.inputs[1], 1)
+    return whole and Whole(whole.numbers.T, whole.scale)
+
+
+def _quantise(node: ir.Node, facts: Facts) -> Step:
+    """A value rounded to bytes, which nodes read that say the same of what they stand for."""
+    _need(bool(roundings(node)))
+    return _plain("quantise", node, facts, bytes=bytes_of(node))
+
+
+def _dequantise(node: ir.Node, facts: Facts) -> Step:
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    _need(source is not None and node in roundings(source))
+    return _plain("alias", node, facts)
 
 
 def _applied(kind: int, a: float = 0.0, b: float = 0.0) -> Callable[[ir.Node, Facts], Step]:
@@ -383,10 +401,11 @@ def _alias(node: ir.Node, facts: Facts) -> Step:
 
 _RULES: dict[str, Callable[[ir.Node, Facts], Step]] = {
     "Add": _binary, "AveragePool": _pool, "BatchNormalization": _batch_norm, "Clip": _clip, "Concat": _concat,
-    "Conv": _convolution, "Div": _binary, "Dropout": _alias, "Flatten": _alias, "Gemm": _gemm,
-    "GlobalAveragePool": _global, "GlobalMaxPool": _global, "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _applied(HARD_SWISH), "Identity": _alias, "LeakyRelu": _leaky_relu, "MatMul": _matmul,
-    "MaxPool": _pool, "Mul": _binary, "ReduceMean": _mean, "Relu": _applied(CLIP, 0.0, math.inf),
+    "Conv": _convolution, "DequantizeLinear": _dequantise, "Div": _binary, "Dropout": _alias,
+    "Flatten": _alias, "Gemm": _gemm, "GlobalAveragePool": _global, "GlobalMaxPool": _global,
+    "HardSigmoid": _hard_sigmoid, "HardSwish": _applied(HARD_SWISH), "Identity": _alias,
+    "LeakyRelu": _leaky_relu, "MatMul": _matmul, "MaxPool": _pool, "Mul": _binary,
+    "QuantizeLinear": _quantise, "ReduceMean": _mean, "Relu": _applied(CLIP, 0.0, math.inf),
     "Reshape": _alias, "Resize": _resize, "Sigmoid": _applied(SIGMOID), "Slice": _slice, "Split": _split,
     "Squeeze": _alias, "Sub": _binary, "Tanh": _applied(TANH), "Unsqueeze": _alias,
 }  # fmt: skip

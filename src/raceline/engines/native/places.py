@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from raceline.engines.native.constants import Bytes
 from raceline.engines.native.operators import Shape, Step
 
 BLOCK = 16
-_LINE_FLOATS = 16  # of a cache line
+_LINE_FLOATS, _LINE_BYTES = 16, 64  # of a cache line
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Layout:
         shapes: of all values, as pictures.
         outside: values that come from elsewhere in another layout and take no place.
         kept: values that must last until the end.
+        bytes: values that are kept as bytes, and what these stand for.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Layout:
         shapes: Mapping[str, Shape],
         outside: Collection[str],
         kept: Collection[str],
+        bytes: Mapping[str, Bytes] | None = None,
     ) -> None:
+        self.bytes = bytes or {}
         self._shapes = shapes
         self._within: dict[str, Within] = {}
         self._outside = outside
@@ -122,6 +126,8 @@ class Layout:
 
     def _image_floats(self, name: str) -> int:
         _, c, h, w = self._shapes[name]
+        if name in self.bytes:
+            return -(-c * h * w // _LINE_BYTES) * _LINE_FLOATS
         return -(-c // BLOCK) * BLOCK * h * w
 
     def _place(self, steps: Sequence[Step], kept: Collection[str]) -> None:

@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from raceline.engines.native import in_bytes
-from raceline.engines.native.operators import Array, Shape, Step, constant
+from raceline.engines.native.constants import (
+    MOST_DEPTH,
+    Array,
+    Bytes,
+    Whole,
+    constant,
+    rounded,
+    whole_weights,
+)
+from raceline.engines.native.operators import Shape, Step
 from raceline.engines.native.views import RESHAPES, View, Views
 
 if TYPE_CHECKING:
@@ -75,6 +83,15 @@ class _Chain:
     residual: str = ""
 
 
+class _EightBits(NamedTuple):
+    """Weights (k, n) of 8 bits, and the value whose rounded form they meet."""
+
+    source: ir.Value
+    x_bytes: Bytes
+    weights: Whole
+    between: list[ir.Node]
+
+
 class _Scores(NamedTuple):
     """q and k, seen as (b, h, rows, d) and (b, h, d, rows), and the mask's matrix with its first three axes."""
 
@@ -106,47 +123,67 @@ class _Finding:
                 if unit is not None and not self._taken.intersection(unit.nodes):
                     self.units.append(unit)
                     self._taken.update(unit.nodes)
+        self._round(nodes)
         self.units.sort(key=lambda unit: max(self._place[node] for node in unit.nodes))
+
+    def _round(self, nodes: Sequence[ir.Node]) -> None:
+        """Values that were rounded to bytes and that units read as floats."""
+        wanted = {name for unit in self.units for name in unit.reads()}
+        for node in nodes:
+            value = node.outputs[0]
+            found = rounded(value) if str(value.name) in wanted else None
+            if found is None or value.is_graph_output() or not self._is_matrix(value):
+                continue
+            source, bytes_, between = found
+            x = self.views.matrix(source)
+            if x is not None and as_matrix(self._shapes[x]) == as_matrix(self._shapes[str(value.name)]):
+                step = Step("rounded", [x], [str(value.name)], {"bytes": bytes_})
+                self.units.append(Unit(between[1:], step))
+                self.views.used.add(between[0])
 
     # Linear layers
 
     def _linear(self, node: ir.Node) -> Unit | None:
-        kind, x, settings = self._in_bytes(node) or self._in_floats(node)
-        out = node.outputs[0]
-        if x is None or not self._is_matrix(out) or as_matrix(self._shapes[x])[1] != len(settings["weights"]):
-            return None
-        chain = _Chain([node], out, settings | {"after": None})
-        if settings["bias"] is None:
-            self._add_bias(chain)
-        for follow in (self._add_function, self._add_residual, self._norm_after):
-            self._past_reshapes(chain, follow)
-        if kind == "linear":
-            x = self._norm_before(chain, node, x)
-        return Unit(
-            chain.nodes, Step(kind, [x], [str(chain.out.name)], chain.settings, residual=chain.residual)
-        )
-
-    def _in_floats(self, node: ir.Node) -> tuple[str, str | None, dict[str, Any]]:
-        """Kind of step, what is read and settings; nothing is read where the weights are no constants."""
         held = _weights(node)
-        if held is None:
-            return "linear", None, {}
-        return (
-            "linear",
-            self.views.matrix(node.inputs[0]),
-            {"weights": held[0], "bias": held[1], "before": None},
-        )
-
-    def _in_bytes(self, node: ir.Node) -> tuple[str, str | None, dict[str, Any]] | None:
-        """The same of a product of bytes, which reads what is rounded; None where it is none."""
-        held, x = in_bytes.weights_of(node), in_bytes.rounded(node.inputs[0])
-        name = self.views.matrix(x.source) if x is not None else None
-        if held is None or x is None or name is None:
+        out = node.outputs[0]
+        if held is None or not self._is_matrix(out):
             return None
-        self.views.used.update(held.nodes, x.nodes)
-        settings = {"weights": held.bytes_KN, "scale": held.scale, "bias": held.bias,
-                    "x_scale": x.scale, "x_zero": x.zero}  # fmt: skip
-        return "int8_linear", name, settings
+        eight = self._eight_bits(node, len(held[0]))
+        source = node.inputs[0] if eight is None else eight.source
+        x = self.views.matrix(source)
+        if x is None:
+            return None
+        weights, bias = held
+        if as_matrix(self._shapes[x])[1] != len(weights):
+            return None
+        chain = _Chain([node], out, {"weights": weights, "bias": bias, "before": None, "after": None})
+        if bias is None:
+            self._add_bias(chain)
+        follows = [self._add_function, self._add_residual, *([self._norm_after] if eight is None else [])]
+        for follow in follows:
+            self._past_reshapes(chain, follow)
+        kind, read = "linear", x
+        if eight is None:
+            read = self._norm_before(chain, node, x)
+        else:
+            kind = "int8_linear"
+            chain.settings |= {"whole": eight.weights, "x_bytes": eight.x_bytes}
+            self.views.used.update(eight.between)
+        step = Step(kind, [read], [str(chain.out.name)], chain.settings, residual=chain.residual)
+        return Unit(chain.nodes, step)
+
+    def _eight_bits(self, node: ir.Node, k: int) -> _EightBits | None:
+        """How the product is one of 8-bit numbers; None where it is none that the kernels take."""
+        attribute = node.attributes.get("transB")
+        turned = attribute is not None and bool(attribute.value)
+        found, weights = rounded(node.inputs[0]), whole_weights(node.inputs[1], 0 if turned else 1)
+        if found is None or weights is None or k > MOST_DEPTH:
+            return None
+        source, x_bytes, between = found
+        if self._shapes.get(str(source.name)) != self._shapes.get(str(between[1].outputs[0].name)):
+            return None
+        numbers = np.ascontiguousarray(weights.numbers.T if turned else weights.numbers)
+        return _EightBits(source, x_bytes, Whole(numbers, weights.scale), between)
 
     def _past_reshapes(self, chain: _Chain, follow: Callable[[_Chain], None]) -> None:
         """Let a follower look behind what reshapes; what it finds nothing behind stays a view of the result."""

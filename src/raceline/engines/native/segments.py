@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.core.errors import BadModelError
+from raceline.engines.native.constants import is_dequantising, roundings
 from raceline.engines.native.operators import Facts, Shape, Step, as_pictures, step_of
 from raceline.engines.native.rows import as_matrix, units_of
 from raceline.ir import Model, Shapes, ShapeTable, infer_shapes
@@ -37,6 +38,11 @@ class Segment:
         """A value of this shape as the steps see it."""
         return as_pictures(shape)
 
+    def hold(self, constants: Iterable[ir.Node]) -> None:
+        """Take in those of some nodes, which read constants alone, that the segment needs."""
+        reads = _producers(value for node in self.nodes for value in node.inputs)
+        self.nodes = [node for node in constants if node in reads] + self.nodes
+
     def inputs(self) -> list[ir.Value]:
         """Values that come from other segments or from outside the model."""
         inside = set(self.nodes)
@@ -46,7 +52,7 @@ class Segment:
     def outputs(self) -> list[ir.Value]:
         """Values that others read."""
         inside = set(self.nodes)
-        written = (value for node in self.nodes for value in node.outputs)
+        written = (value for node in self.nodes if not _is_held(node) for value in node.outputs)
         return [
             v for v in written
             if v.is_graph_output() or any(user not in inside for user in v.consumers())
@@ -98,8 +104,7 @@ def settled(model: Model, shapes: Shapes) -> tuple[Model, ShapeTable]:
     whole = Model(lifted(model), model.signature, model.provenance)
     graph = whole.program.graph
     for node in list(graph):
-        if node.op_type != "DequantizeLinear":  # of bytes that our kernels multiply as they are
-            _settle(graph, node, table)
+        _settle(graph, node, table)
     RemoveUnusedNodesPass()(whole.program)
     for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
         info = table.known.get(value.name or "")
@@ -122,6 +127,8 @@ def _settle(graph: ir.Graph, node: ir.Node, table: ShapeTable) -> None:
     """Put constants in the place of a node's outputs, where all of them are known."""
     import onnx_ir as ir
 
+    if is_dequantising(node):  # its whole numbers are worth more
+        return
     found = [(value, table.constants.get(value.name or "")) for value in node.outputs if value.uses()]
     if (
         any(v.is_graph_output() for v in node.outputs)
@@ -155,14 +162,17 @@ def cut_up(model: Model, table: ShapeTable, left: Collection[ir.Node] = ()) -> l
     import onnx_ir as ir
 
     floats = {name: info.shape for name, info in table.known.items() if info.data_type == ir.DataType.FLOAT}
-    facts = Facts(floats)
     nodes = list(model.program.graph)
+    small = [str(node.outputs[0].name) for node in nodes if roundings(node)]
+    facts = Facts(floats | {name: table.known[name].shape for name in small if name in table.known})
     steps = {node: step for node in nodes if node not in left and (step := step_of(node, facts)) is not None}
     work = {node: _work(step, floats) for node, step in steps.items()}
     rows = cut_into_rows(nodes, floats, sum(work.values()), left)
     if rows:
         refuse_graphs_inside(model)
         return rows
+    held = [node for node in nodes if _is_held(node)]
+    nodes = [node for node in nodes if not _is_held(node)]
     segments = _alternating(nodes, steps)
     total = sum(work.values())
     for segment in segments:
@@ -173,7 +183,14 @@ def cut_up(model: Model, table: ShapeTable, left: Collection[ir.Node] = ()) -> l
     segments = _alternating(nodes, steps)
     if any(segment.steps for segment in segments):
         refuse_graphs_inside(model)
+    for segment in segments:
+        segment.hold(held)
     return segments
+
+
+def _is_held(node: ir.Node) -> bool:
+    """Whether a node only dequantises constants: every segment has its own of those that it reads."""
+    return is_dequantising(node) and not node.outputs[0].is_graph_output()
 
 
 def cut_into_rows(
@@ -190,6 +207,8 @@ def cut_into_rows(
         convolutions: their multiplications.
         left: nodes that the other engine is to run.
     """
+    held = [node for node in nodes if _is_held(node)]
+    nodes = [node for node in nodes if not _is_held(node)]
     units, views = units_of(nodes, shapes)
     units = [unit for unit in units if not any(node in left for node in unit.nodes)]
     work = sum(
@@ -222,6 +241,7 @@ def cut_into_rows(
         segments[turn_of[node]].nodes.append(node)
     for segment in segments:
         segment.nodes.sort(key=place.__getitem__)
+        segment.hold(held)
     return segments
 
 

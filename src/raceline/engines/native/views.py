@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raceline.engines.native.operators import Array, constant
+from raceline.engines.native.constants import Array, constant
 
 if TYPE_CHECKING:
     import onnx_ir as ir
