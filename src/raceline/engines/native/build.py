@@ -137,7 +137,7 @@ class _Writing:
         s = step.settings
         residual = self._at(step.residual) if step.residual else -1
         self.net.int8_convolution(
-            self._at(step.reads[0]), self._at(step.writes[0]), *s["whole"], s["bias"], s["strides"],
+            self._at(step.reads[0]), self._at(step.writes[0]), s["whole"].numbers, s["whole"].scale, s["bias"], s["strides"],
             s["dilations"], s["pads"][:2], s["groups"], step.first, residual, step.second,
         )  # fmt: skip
 
@@ -206,7 +206,7 @@ class _Writing:
         s = step.settings
         residual = self._at(step.residual) if step.residual else -1
         self.net.int8_linear(
-            self._at(step.reads[0]), self._at(step.writes[0]), *s["whole"], s["bias"], x_bytes=s["x_bytes"],
+            self._at(step.reads[0]), self._at(step.writes[0]), s["whole"].numbers, s["whole"].scale, s["bias"], x_bytes=s["x_bytes"],
             activation=s.get("activation", ""), residual=residual, seconds=self._each_s,
         )  # fmt: skip
 
