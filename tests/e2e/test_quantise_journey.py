@@ -106,7 +106,7 @@ def test_bad_input_is_told_and_nothing_is_written(run, files, spoil, words):
     spoil(files)
     code, _, err = run(
         "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "--labels", files / "y.npy",
-        "-o", files / "q",
+        "--metric", "top1", "-o", files / "q",
     )  # fmt: skip
     assert code == 2 and "Traceback" not in err and not (files / "q").exists()
     for word in words:

@@ -486,7 +486,7 @@ def test_without_a_scheme_it_is_that_of_this_machine():
     )
 
 
-@pytest.mark.parametrize("wrong", [np.ones(4, np.float32), np.ones((2, 5), np.float32)])
+@pytest.mark.parametrize("wrong", [np.ones(3, np.float32), np.ones((2, 5), np.float32)])
 def test_calibration_data_of_another_shape_is_told(wrong):
     student = qat.prepare(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), (torch.rand(2, 4),))
     with pytest.raises(ShapeError, match="does not take items of shape"):

@@ -201,7 +201,7 @@ def tolerance_of(engine: str, source: Model) -> Tolerance:
     whole step, which later layers carry on: there, outputs are held to steps and not to digits.
     """
     usual = load(engine).tolerance
-    graphs = [source.program.graph, *source.program.functions.values()]
+    graphs: list[Any] = [source.program.graph, *source.program.functions.values()]
     rounds = any(node.op_type == "QuantizeLinear" for graph in graphs for node in graph.all_nodes())
     return replace(usual, rtol=max(usual.rtol, _STEPS)) if rounds else usual
 

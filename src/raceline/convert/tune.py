@@ -179,6 +179,10 @@ class _Contest:
 
         None where it is of something else, or damaged: that is told, and what it tells is only expected.
         """
+        if not path.exists():
+            raise ConfigError(
+                f"there is no log {path}", "", "Check the path, or leave --replay out to measure."
+            )
         try:
             known = read_log(path)
         except (OSError, ConfigError) as error:

@@ -137,8 +137,8 @@ class _Writing:
         s = step.settings
         residual = self._at(step.residual) if step.residual else -1
         self.net.int8_convolution(
-            self._at(step.reads[0]), self._at(step.writes[0]), s["whole"].numbers, s["whole"].scale, s["bias"], s["strides"],
-            s["dilations"], s["pads"][:2], s["groups"], step.first, residual, step.second,
+            self._at(step.reads[0]), self._at(step.writes[0]), s["whole"].numbers, s["whole"].scale, s["bias"],
+            s["strides"], s["dilations"], s["pads"][:2], s["groups"], step.first, residual, step.second,
         )  # fmt: skip
 
     def _bytes_pool(self, step: Step) -> None:
@@ -206,8 +206,8 @@ class _Writing:
         s = step.settings
         residual = self._at(step.residual) if step.residual else -1
         self.net.int8_linear(
-            self._at(step.reads[0]), self._at(step.writes[0]), s["whole"].numbers, s["whole"].scale, s["bias"], x_bytes=s["x_bytes"],
-            activation=s.get("activation", ""), residual=residual, seconds=self._each_s,
+            self._at(step.reads[0]), self._at(step.writes[0]), s["whole"].numbers, s["whole"].scale, s["bias"],
+            x_bytes=s["x_bytes"], activation=s.get("activation", ""), residual=residual, seconds=self._each_s,
         )  # fmt: skip
 
     def _rounded(self, step: Step) -> None:
