@@ -89,7 +89,7 @@ def test_only_threads_of_one_call_are_pinned():
 def test_profiles_of_before_are_read():
     row = Measurement(Candidate("a", threads=2), 0.1, 0.1)
     data = Profile("p", "m", {"x": (1,)}, (row,)).to_json()
-    del data["measurements"][0]["candidate"]["pinned"]
+    assert "pinned" not in data["measurements"][0]["candidate"]
     assert Profile.from_json(data).best() == row
 
 

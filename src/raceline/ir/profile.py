@@ -213,8 +213,12 @@ class Profile:
         return replace(self, measurements=rows)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; `pinned`, which readers of before do not know, only where it is true."""
+        data = asdict(self)
+        for row in data["measurements"]:
+            if not row["candidate"]["pinned"]:
+                del row["candidate"]["pinned"]
+        return data
 
     @classmethod
     def from_json(cls, data: object) -> "Profile":
