@@ -33,7 +33,7 @@ PARTS = {
     "measurement": {"candidate", "latency_s", "latency_p99_s", "memory_bytes", "clock_hz", "energy_j", "runs",
                     "failure", "accuracy"},
     "accuracy": {"metric", "full", "quantised", "items", "origin", "labelled"},
-    "candidate": {"engine", "precision", "threads", "batch", "streams", "variant", "chunk", "optimise"},
+    "candidate": {"engine", "precision", "threads", "batch", "streams", "variant", "chunk", "optimise", "pinned"},
 }  # fmt: skip
 BITS = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2,
         TensorProto.FLOAT4E2M1: 4}  # fmt: skip

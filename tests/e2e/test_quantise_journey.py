@@ -2,18 +2,19 @@
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from engine_doubles import net
 
 from raceline import cli
-from raceline.convert import Reduced
+from raceline.convert import Reduced, tune
 from raceline.convert.example import model_from_text
 from raceline.core.errors import BadModelError, ConfigError
-from raceline.ir import Bundle, Candidate, Measurement, Profile, run_reference, write_onnx
+from raceline.ir import Accuracy, Bundle, Candidate, Measurement, Profile, run_reference, write_onnx
 from raceline.ir.manifest import FORMAT_VERSION
-from raceline.loop import Plan, deploy, preparing
+from raceline.loop import Plan, deploy, preparing, tune_bundle, tuning
 
 
 @pytest.fixture
@@ -103,10 +104,10 @@ def nothing_to_quantise(folder):
 )
 def test_bad_input_is_told_and_nothing_is_written(run, files, spoil, words):
     spoil(files)
+    labels = ("--labels", files / "y.npy", "--metric", "top1") if "labels" in words[0] else ()
     code, _, err = run(
-        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "--labels", files / "y.npy",
-        "-o", files / "q",
-    )  # fmt: skip
+        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", *labels, "-o", files / "q"
+    )
     assert code == 2 and "Traceback" not in err and not (files / "q").exists()
     for word in words:
         assert word in err
@@ -119,6 +120,8 @@ def test_bad_input_is_told_and_nothing_is_written(run, files, spoil, words):
         (["--engine", "warp"], "warp"),
         (["--metric", "vibes"], "there is no metric"),
         (["--accuracy-drop", "2"], "makes no sense"),
+        (["--weights-only", "5"], "8 and 4 bits are possible"),
+        (["--weights-only", "4", "--engine", "warp"], "warp"),
     ],
 )
 def test_settings_that_make_no_sense(run, files, options, word):
@@ -126,6 +129,63 @@ def test_settings_that_make_no_sense(run, files, options, word):
         "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "-o", files / "q", *options
     )
     assert code == 2 and word in err and not (files / "q").exists()
+
+
+def dense(folder):
+    """One item of 512 numbers; two products."""
+    model = model_from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[batch, 512] x, float[512, 512] w, float[512, 64] v) => (float[batch, 64] y) {
+          p = MatMul(x, w)
+          r = Relu(p)
+          y = MatMul(r, v)
+        }""",
+        w=(512, 512), v=(512, 64),
+    )  # fmt: skip
+    write_onnx(model, folder / "dense.onnx")
+    return model
+
+
+def test_weights_alone_need_no_data(run, tmp_path):
+    model = dense(tmp_path)
+    code, out, err = run(
+        "convert", "quantise", tmp_path / "dense.onnx", "--weights-only", 4, "--accuracy-drop", 0.2, "--json",
+        "-o", tmp_path / "q",
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)
+    assert (
+        told["met"] and told["scheme"]["bits"] == 4 and told["layers"] == 2 and told["size_reduction"] > 0.8
+    )
+    assert told["accuracy"]["origin"] == "generated inputs, not data" and told["notes"] == {}
+    bundle = Bundle.open(tmp_path / "q")
+    kinds = [str(tensor.dtype) for tensor in bundle.model.program.graph.initializers.values()]
+    assert kinds.count("INT4") == 2 and bundle.files["weights.bin"].size_bytes < 200_000
+    x = {"x": np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)}
+    expected, found = run_reference(model, x)["y"], run_reference(bundle.model, x)["y"]
+    assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
+
+
+def test_weights_alone_that_lose_too_much_are_told(run, files):
+    code, out, err = run(
+        "convert", "quantise", files / "net.onnx", "--weights-only", 8, "--data", files / "x.npy",
+        "--accuracy-drop", 0, "-o", files / "q",
+    )  # fmt: skip
+    assert code == 1 and "could not be met" in err and "NOT within 0" in out
+    assert "8-bit weights alone" in out and "every file counted" in out
+
+
+def test_weights_alone_that_are_asked_for_are_judged_on_their_engine(tmp_path, monkeypatch):
+    dense(tmp_path)
+    monkeypatch.setattr(preparing, "tune", partial(tune, batches=(1,), threads=(1,)))
+    plan = Plan(
+        tmp_path / "dense.onnx", tmp_path / "out", budget_s=1, precision="int8-weights", accuracy_drop=0.05
+    )
+    found = tune_bundle(plan)
+    assert found.equivalence.ok and "int8-weights" in found.equivalence.candidate
+    bundle = Bundle.open(found.bundle)
+    assert {row.candidate.precision for row in bundle.profile.usable()} == {"int8-weights"}
+    assert bundle.equivalence["accuracy"]["origin"] == "generated inputs, not data"
 
 
 def test_a_deployment_in_eight_bits_is_proven_and_served(files):
@@ -166,3 +226,67 @@ def test_int8_that_loses_too_much_is_refused_and_the_best_is_told():
 def test_plans_that_make_no_sense(files, settings):
     with pytest.raises(ConfigError):
         Plan(files / "net.onnx", files / "out", **settings)
+
+
+def test_a_quantised_bundle_is_tuned_like_any_model(run, files):
+    """Its numbers are held to steps, and not to the last digits, which fall to either side of a step."""
+    code, _, err = run(
+        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "--accuracy-drop", 0.2,
+        "-o", files / "q",
+    )  # fmt: skip
+    assert code == 0, err
+    code, out, err = run("convert", "tune", files / "q", "--budget", "2s", "--json", "-o", files / "tuned")
+    assert code == 0, err
+    x = pictures()
+    bundle = Bundle.open(files / "tuned")
+    expected = run_reference(Bundle.open(files / "q").model, {"x": x})["y"]
+    np.testing.assert_allclose(run_reference(bundle.model, {"x": x})["y"], expected, atol=1e-4)
+    assert json.loads(out)["equivalence"]["rtol"] == 0.05
+
+
+def test_what_fewer_bits_cost_is_told_where_they_lose(files):
+    accuracy = {"metric": "fidelity", "full": 1.0, "quantised": 0.99, "items": 12, "origin": "x.npy"}
+
+    def row(engine, precision, seconds, **more):
+        candidate = Candidate(engine, precision, variant=precision)
+        given = None if precision == "fp32" else Accuracy(**accuracy)
+        return Measurement(candidate, seconds, seconds, runs=3, accuracy=given, **more)
+
+    rows = (row("a", "fp32", 0.1), row("b", "int8", 0.15), row("c", "int8", 0.0, failure="it crashed"))
+    profile = Profile("p", "m", {"x": (1,)}, rows)
+    best = tuning.best_of(profile)
+    assert tuning._of_fewer_bits(profile, best) == [
+        "int8 on b is not taken: at best 1.50 times the time of full precision",
+        "int8 on c is out: it crashed",
+    ]
+    (note,) = tuning._of_few_calls(best)
+    assert "rests on 3 calls only" in note
+
+
+def test_labels_that_no_metric_reads_are_refused(run, files):
+    code, _, err = run(
+        "convert", "quantise", files / "net.onnx", "--data", files / "x.npy", "--labels", files / "y.npy",
+        "-o", files / "q",
+    )  # fmt: skip
+    assert code == 2 and "does not look at labels" in err and "--metric top1" in err
+
+
+def test_a_net_without_layers_is_refused_before_anything_is_measured(run, files):
+    model = model_from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { y = Relu(x) }"""
+    )
+    write_onnx(model, files / "relu.onnx")
+    code, _, err = run(
+        "convert",
+        "tune",
+        files / "relu.onnx",
+        "--data",
+        files / "x.npy",
+        "--precision",
+        "int8",
+        "-o",
+        files / "t",
+    )
+    assert code == 2 and "tune batch" not in err
+    assert "nothing to quantise" in err and "accuracy-drop" not in err

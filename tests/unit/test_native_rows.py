@@ -111,10 +111,10 @@ class Written:
         return self.do("Mul", self.do("Mul", x, one), 0.5)
 
 
-def projected(g, x, how):
+def projected(g, x, how, *, gemm=False):
     """q, k turned, v by different spellings."""
     if how == "three":
-        q, k, v = (g.linear(x, WIDTH, WIDTH) for _ in range(3))
+        q, k, v = (g.linear(x, WIDTH, WIDTH, gemm=gemm) for _ in range(3))
         return g.heads(q), g.heads(k, turned=True), g.heads(v)
     joint = g.do("Reshape", g.linear(x, WIDTH, 3 * WIDTH), np.array([BATCH, TOKENS, 3, HEADS, DEPTH]))
     if how == "split":
@@ -132,7 +132,7 @@ def projected(g, x, how):
 
 def block(g, x, *, how="three", pre=True, mask="", scale="after", gelu="erf", gemm=False):
     """One layer of a transformer."""
-    q, k, v = projected(g, g.norm(x) if pre else x, how)
+    q, k, v = projected(g, g.norm(x) if pre else x, how, gemm=gemm)
     x = g.do("Add", x, g.linear(g.attend(q, k, v, mask=mask, scale=scale), WIDTH, WIDTH, gemm=gemm))
     if not pre:
         x = g.norm(x)

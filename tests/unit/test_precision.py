@@ -37,7 +37,7 @@ def samples(model, items=16):
     return quantise.from_arrays(model.signature, {"x": data(items)}, batch=4)
 
 
-def by_reference(model, engine, samples):
+def by_reference(model, engine, samples, precision="fp32"):
     return [run_reference(model, call) for call in samples.full_batches(samples.batch)]
 
 
@@ -202,10 +202,10 @@ def test_a_budget_that_cannot_be_met_is_a_note_with_the_best_found(model):
 def test_an_engine_that_crashes_while_scored_is_a_note(model, monkeypatch):
     real = quantise.Runner.__call__
 
-    def crash(self, model, engine, samples):
+    def crash(self, model, engine, samples, precision="fp32"):
         if engine == "openvino":
             raise BackendLostError("the worker was killed by SIGSEGV")
-        return real(self, model, engine, samples)
+        return real(self, model, engine, samples, precision)
 
     monkeypatch.setattr(quantise.Runner, "__call__", crash)
     found = reduce(model, samples(model), quantise.Budget(), machine("int8"), shapes=SHAPES)

@@ -8,9 +8,9 @@ import pytest
 
 from raceline import engines, zoo
 from raceline.convert import qat
-from raceline.convert.quantise import Observed, Scheme
+from raceline.convert.quantise import Observed, Scheme, scheme_for
 from raceline.core.errors import BadModelError, ConfigError, ShapeError
-from raceline.ir import Bundle, run_reference, to_proto
+from raceline.ir import Bundle, run_reference, this_machine, to_proto
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'raceline[train]'")
 from torch import nn  # noqa: E402
@@ -428,6 +428,22 @@ def test_one_layer_is_exported_to_the_bit():
     np.testing.assert_allclose(found, np.maximum(exact, 0), atol=1e-5)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_channel_that_training_left_without_weights_keeps_its_bias(engine):
+    torch.manual_seed(2)
+    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 1)).eval()
+    with torch.no_grad():
+        module[1].weight[2], module[1].bias[2] = 1e-8, 1.5
+    student = qat.prepare(module, (torch.rand(2, 3, 6, 6),), Scheme(weight_bits=7))
+    x = RNG.standard_normal((4, 3, 6, 6)).astype(np.float32)
+    qat.calibrate(student, [x])
+    model = qat.to_onnx(student)
+    (name,) = (spec.name for spec in model.signature.inputs)
+    (found,) = engines.load(engine).load(model, engines.Options(precision="int8")).run({name: x}).values()
+    expected = qat.scores(student, x)
+    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+
+
 @pytest.mark.slow
 def test_convolutions_and_linear_layers_run_in_whole_numbers(tmp_path):
     import onnx
@@ -455,13 +471,71 @@ def test_weights_that_are_not_finite_are_not_exported():
         qat.to_onnx(student)
 
 
+# what does not fit
+
+
+def student_of(*layers):
+    student = qat.prepare(nn.Sequential(*layers), (torch.rand(2, 4),))
+    qat.calibrate(student, [np.ones((2, 4), np.float32)])
+    return student
+
+
+def test_without_a_scheme_it_is_that_of_this_machine():
+    assert qat.prepare(nn.Sequential(nn.Linear(4, 3)), (torch.rand(2, 4),)).scheme == scheme_for(
+        "onnxruntime", this_machine()
+    )
+
+
+@pytest.mark.parametrize("wrong", [np.ones(3, np.float32), np.ones((2, 5), np.float32)])
+def test_calibration_data_of_another_shape_is_told(wrong):
+    student = qat.prepare(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), (torch.rand(2, 4),))
+    with pytest.raises(ShapeError, match="does not take items of shape"):
+        qat.calibrate(student, [wrong])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.zeros((8, 2, 2), int), np.full(8, 7), np.zeros(8, np.float32)],
+    ids=["rank", "class", "floats"],
+)
+def test_labels_that_do_not_fit_are_told(labels):
+    with pytest.raises(ShapeError, match="does not take items of shape .* with labels"):
+        qat.fit(student_of(nn.Linear(4, 3)), np.ones((8, 4), np.float32), labels)
+
+
+def test_whole_numbers_and_doubles_are_taken():
+    items, labels = np.ones((8, 4)), np.zeros(8, np.int32)
+    qat.fit(student_of(nn.Linear(4, 3)), items, labels, recipe=qat.Recipe(epochs=1))
+
+
+def test_what_is_not_calibrated_is_not_trained():
+    student = qat.prepare(nn.Sequential(nn.Linear(4, 3)), (torch.rand(2, 4),))
+    with pytest.raises(ConfigError, match="not calibrated"):
+        qat.fit(student, np.ones((8, 4), np.float32), np.zeros(8, int))
+
+
+def test_what_keeps_its_weights_in_floats_is_told():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.memory = nn.Linear(4, 4), nn.GRU(4, 4, batch_first=True)
+            self.weight = nn.Parameter(torch.rand(3, 4))
+
+        def forward(self, x):
+            return nn.functional.linear(self.memory(self.inside(x))[0], self.weight)
+
+    refused = qat.prepare(Mixed(), (torch.rand(2, 5, 4),)).refused
+    assert "GRU is not rounded" in refused["memory"]
+    assert any("called as a function" in why for why in refused.values())
+
+
 # few bits
 
 
 def test_layers_get_fewer_bits_until_the_bundle_is_as_small_as_asked(tmp_path):
     torch.manual_seed(3)
     module = nn.Sequential(nn.Linear(64, 192), nn.ReLU(), nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 4))
-    student = qat.prepare(module, (torch.rand(2, 64),))
+    student = qat.prepare(module, (torch.rand(2, 64),), Scheme(weight_bits=7))  # no CPU saturates
     x = RNG.standard_normal((64, 64)).astype(np.float32)
     qat.calibrate(student, [x])
     target = 47_000  # there are 49,920 weights

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir
 import pytest
 from engine_doubles import add_engines
 
+from raceline import engines
 from raceline.convert import optimise, quantise
 from raceline.convert.example import model_from_text
 from raceline.convert.quantise.calibrate import observe
@@ -168,6 +170,24 @@ def test_weights_are_rounded_to_the_nearest(axis, bits):
         shape[axis] = -1
     assert np.abs(small).max() == 2 ** (bits - 1) - 1
     assert np.all(np.abs(small * scale.reshape(shape) - weight) <= 0.5001 * scale.reshape(shape))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_bias_survives_weights_next_to_nothing(engine, per_channel):
+    """As a float too it would be rounded to the products' scale, and clipped there."""
+    model = classifier()
+    held = model.program.graph.initializers
+    weight, bias = (np.array(held[name].const_value.numpy()) for name in ("w1", "b1"))
+    weight[3 if per_channel else ...] *= 1e-9
+    bias[3] = 2.0
+    for name, array in (("w1", weight), ("b1", bias)):
+        held[name].const_value = onnx_ir.tensor(array)
+    made = quantised(model, replace(quantise.scheme_for(engine, this_machine()), per_channel=per_channel))
+    x = data(4)
+    found = engines.load(engine).load(made, engines.Options(precision="int8")).run({"x": x})["y"]
+    expected = run_reference(model, {"x": x})["y"]
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def test_channels_of_zeros_have_a_scale():
@@ -349,7 +369,7 @@ def test_a_budget_that_cannot_be_met_is_told():
 def judge_of(model, samples, budget, run=None):
     """A judge that runs models in this process, by the reference."""
 
-    def reference(model, engine, samples):
+    def reference(model, engine, samples, precision="fp32"):
         return [run_reference(model, call) for call in samples.full_batches(samples.batch)]
 
     return quantise.Judge(model, samples, budget, run=run or reference)
@@ -408,6 +428,57 @@ def test_classes_need_scores():
         judge_of(model, few, quantise.Budget("top1"))
 
 
+def test_classes_of_every_output_count():
+    model = batched(
+        model_from_text(
+            """<ir_version: 8, opset_import: ["": 17]> net (float[N, 3] x, float[3, 4] w, float[3, 5] v)
+            => (float[N, 4] a, float[N, 5] b) { a = MatMul(x, w)  b = MatMul(x, v) }""",
+            w=(3, 4),
+            v=(3, 5),
+        )
+    )
+    x = np.random.default_rng(1).standard_normal((16, 3)).astype(np.float32)
+    judge = judge_of(model, quantise.from_arrays(model.signature, {"x": x}), quantise.Budget("top1"))
+    right = [run_reference(model, call) for call in judge.samples.full_batches(8)]
+    assert judge.mark(right).quantised == 1.0
+    wrong = [answer | {"b": np.roll(answer["b"], 1, axis=1)} for answer in right]
+    assert judge.mark(wrong).quantised < 0.5
+
+
+def test_halves_are_drawn_by_chance_and_classes_are_shared_out():
+    model = classifier()
+    x = np.zeros((40, 3, 8, 8), np.float32)
+    x[1::2] = 1.0  # a recording that alternates
+    labels = np.repeat([0, 1, 2, 3], 10)
+    for part in quantise.from_arrays(model.signature, {"x": x}).split():
+        assert 0.2 < part.arrays["x"].mean() < 0.8
+    halves = quantise.from_arrays(model.signature, {"x": x}, labels=labels).split()
+    assert all(np.bincount(half.labels).tolist() == [5, 5, 5, 5] for half in halves)
+    again = quantise.from_arrays(model.signature, {"x": x}, labels=labels).split()
+    assert all(
+        np.array_equal(one.arrays["x"], other.arrays["x"]) for one, other in zip(halves, again, strict=True)
+    )
+
+
+def test_padding_with_other_numbers_has_a_range_of_its_own():
+    model = batched(
+        model_from_text(
+            """<ir_version: 8, opset_import: ["": 17]>
+            net (float[N, 3, 8, 8] x, float[4, 3, 3, 3] w, float[5, 4, 3, 3] v) => (float[N, 5, 8, 8] y) {
+                c = Conv(x, w)  r = Relu(c)
+                p = Constant<value = int64[8] {0, 0, 2, 2, 0, 0, 2, 2}>()  f = Constant<value = float {-20.0}>()
+                d = Pad(r, p, f)  y = Conv(d, v)
+            }""",
+            w=(4, 3, 3, 3),
+            v=(5, 4, 3, 3),
+        )
+    )
+    made = quantised(model, quantise.Scheme())
+    x = data(4)
+    expected = run_reference(model, {"x": x})["y"]
+    assert np.abs(run_reference(made, {"x": x})["y"] - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_one_item_is_not_enough():
     model = classifier()
     few = quantise.from_arrays(model.signature, {"x": data(1)})
@@ -425,7 +496,7 @@ class Slow:
             model, seen, judge_of(model, judged, quantise.Budget(drop=drop), run=self), clock=self.clock
         )
 
-    def __call__(self, model, engine, samples):
+    def __call__(self, model, engine, samples, precision="fp32"):
         self.runs += 1
         self.clock.sleep_s(1.0)
         return [run_reference(model, call) for call in samples.full_batches(samples.batch)]

@@ -146,7 +146,7 @@ def test_the_cache_keeps_the_log_of_a_killed_run(model, tmp_path):
     log = TuningLog()
     track, profile = tuned(model, log, cache=True)
     assert "resumed from" in log.notes[0] and log.written.parent.parent == tmp_path / "cache" / "profiles"
-    assert "4 of 8 candidates known" in log.notes[0]
+    assert "5 of 9 candidates known" in log.notes[0]
     later = TuningLog()
     assert tuned(model, later, cache=True)[1] == profile and "in the cache" in later.notes[0]
 
@@ -393,3 +393,20 @@ def test_the_lock_is_gone_with_its_process(tmp_path):
     again = os.open(path, os.O_RDWR)
     fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(again)
+
+
+def test_a_log_that_does_not_exist_cannot_be_replayed(model, tmp_path):
+    with pytest.raises(ConfigError, match="there is no log"):
+        tuned(model, TuningLog(replay=tmp_path / "nowhere.jsonl"))
+
+
+def test_a_full_disk_under_the_cache_costs_the_log_and_not_the_run(model, monkeypatch):
+    def full(self, head):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LogFile, "write", full)
+    log = TuningLog()
+    _, profile = tuned(model, log, cache=True)
+    assert profile.best() and "No space left on device" in log.notes[0]
+    with pytest.raises(ConfigError, match=r"cannot be written: No space.*--log"):
+        tuned(model, TuningLog(Path("here.jsonl").absolute()))

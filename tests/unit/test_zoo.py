@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from raceline import zoo
@@ -302,18 +304,22 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path, torch):
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, torch):
-    from raceline.zoo._export import _save
+def test_a_failed_save_leaves_the_old_file(tmp_path, torch, monkeypatch):
+    from raceline.zoo import _export
 
-    class FullDisk:
-        def save(self, path, external_data):
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
+    class Program:
+        model_proto = onnx.ModelProto()
+
+    def write_half(path, data):
+        with path.open("wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
 
     path = tmp_path / "x.onnx"
     path.write_text("old")
+    monkeypatch.setattr(Path, "write_bytes", write_half)
     with pytest.raises(ConfigError, match="No space left"):
-        _save(FullDisk(), path)
+        _export._save(Program, path)
     assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
 
 
@@ -331,7 +337,6 @@ def test_without_torch_the_message_says_what_to_install():
 
 def exported(name, path, **options):
     """The file as onnx reads it, checked."""
-    import onnx
 
     zoo.export_onnx(name, path, **options)
     model = onnx.load(path)
@@ -387,6 +392,7 @@ def test_an_export_has_a_named_batch_and_the_same_numbers(name, tmp_path, torch)
     model = exported(name, path, seed=2)
     assert [*path.parent.iterdir()] == [path]
     assert model.ir_version <= 10 and [o.version for o in model.opset_import] == [18]
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     assert [shape_of(value) for value in model.graph.input] == [[*spec.shape] for spec in entry.inputs]
     assert [value.name for value in model.graph.output] == [*entry.outputs]
     assert all(shape_of(value)[0] == "batch" for value in model.graph.output)

@@ -268,10 +268,10 @@ def _written(files: list[Path], proof: "Equivalence | None", story: "Explanation
 
 
 def _inspected(found: "Inspection") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from raceline.core.units import format_bytes, format_seconds
+    from raceline.loop.console import wide_console
 
     typer.echo(f"{found.name} ({', '.join(text for text in found.source.values() if text)})")
     for note in found.notes:
@@ -293,7 +293,7 @@ def _inspected(found: "Inspection") -> None:
             row.operator, str(row.count), f"{row.flops / 1e6:.3g}", format_bytes(row.moved_bytes),
             format_bytes(row.weight_bytes), least, row.bound,
         )  # fmt: skip
-    Console().print(table)
+    wide_console().print(table)
     total = "unknown" if found.time_s is None else format_seconds(found.time_s)
     typer.echo(f"least time on {found.platform}: {total} (roofline, computed, all cores, FP32)")
     if found.uncounted:

@@ -44,7 +44,10 @@ AccuracyDrop = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option(help="auto: fewer bits where that is faster and within --accuracy-drop; or fp32, or int8."),
+    typer.Option(
+        help="auto: fewer bits where that is faster and within --accuracy-drop; or fp32, int8, int8-weights, "
+        "int4-weights (weights in few bits, arithmetic in floating point)."
+    ),
 ]
 
 

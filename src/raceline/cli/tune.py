@@ -72,6 +72,6 @@ def tune(
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     else:
-        from rich.console import Console
+        from raceline.loop.console import wide_console
 
-        show_tuned(found, Console())
+        show_tuned(found, wide_console())

@@ -124,16 +124,16 @@ def _loses(times: Times, candidate: Candidate, leader: Candidate) -> bool:
 def contenders(times: Times, alive: Iterable[Candidate], *, close: float = 1.15) -> set[Candidate]:
     """Those of `alive` between which the choice is: for each number of cores, the fastest of each engine.
 
-    An engine at another precision counts as another engine. Those that are more than `close` times slower than
-    the leader are left out. Candidates of one engine differ little where they differ at all; engines are where
-    a wrong choice costs.
+    An engine at another precision, or with pinned threads, counts as another engine. Those that are more than
+    `close` times slower than the leader are left out. Candidates of one engine differ little where they differ
+    at all; engines are where a wrong choice costs.
     """
     timed = {c: times[c] for c in alive if times[c]}
     typical = typical_s(times)
     found: set[Candidate] = set()
     for budget, leader in leaders(timed).items():
         fitting = sorted((c for c in timed if cores(c) <= budget), key=lambda c: -typical[c])
-        fastest = {(c.engine, c.precision): c for c in fitting}
+        fastest = {(c.engine, c.precision, c.pinned): c for c in fitting}
         found |= {c for c in fastest.values() if typical[c] <= close * typical[leader]}
     return found
 

@@ -211,16 +211,20 @@ class Heat:
             self.calls_s[candidate] += timing.times_s
 
     def _breed(self, threads: Sequence[int]) -> None:
-        """Enter offspring of the promising: of each engine and precision on the graph that suits it better."""
+        """Enter offspring of the promising: of each engine and precision on the graph that suits it better.
+
+        Pinning is tried with the leaders alone: it seldom changes much, and never the order of engines.
+        """
         typical, best = typical_s(self.times), leaders(self.times)
         parents: dict[tuple[str, str, int], Candidate] = {}
         for candidate in sorted(self._alive, key=lambda c: -typical[c]):
             if typical[candidate] <= _PROMISING * typical[best[cores(candidate)]]:
                 parents[candidate.engine, candidate.precision, candidate.threads] = candidate
-        for parent in parents.values():
-            for child in offspring(parent, threads):
-                if child not in self.times and child not in self.failures:
-                    self._enter(child)
+        children = [child for parent in parents.values() for child in offspring(parent, threads)]
+        children += [replace(leader, pinned=True) for leader in best.values() if leader.threads > 1]
+        for child in children:
+            if child not in self.times and child not in self.failures:
+                self._enter(child)
 
     def _splice(self, threads: Sequence[int], budget_s: float) -> None:
         """Enter the splits between two engines that measured parts promise to be faster than either."""

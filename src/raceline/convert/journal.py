@@ -358,7 +358,10 @@ def begin(log: TuningLog, head: Head, cached: Path | None, clock: Clock) -> Jour
             log.tell(_resumption(known, file.path))
     except OSError as error:
         file.close()
-        raise ConfigError(f"the log {path} cannot be written", error.strerror or str(error)) from error
+        if log.path is not None:
+            raise _cannot_write(log.path, error) from error
+        log.tell(f"this run is not logged, and cannot go on after a kill: {path}: {error.strerror or error}")
+        return Journal(clock)
     except BaseException:
         file.close()
         raise
@@ -375,9 +378,15 @@ def _opened(log: TuningLog, path: Path) -> LogFile | None:
         log.tell(f"another run writes {path}; this one is not logged")
     except OSError as error:
         if log.path is not None:
-            raise ConfigError(f"the log {path} cannot be written", error.strerror or str(error)) from error
+            raise _cannot_write(path, error) from error
         _logger.warning("no tuning log at %s: %s", path, error.strerror or error)
     return None
+
+
+def _cannot_write(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the log {path} cannot be written", error.strerror or str(error), "Name another place with --log."
+    )
 
 
 def _known(log: TuningLog, path: Path, head: Head) -> Log | None:

@@ -4,33 +4,48 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from raceline.convert.equivalence import Equivalence
+from raceline.convert.few_rows import few_rows
 from raceline.convert.measure import Bench
 from raceline.convert.quantise import (
     RUNS_QDQ,
+    RUNS_STORED,
     Budget,
     Judge,
     Quantised,
     Runner,
     Samples,
+    Scheme,
+    Stored,
     Study,
     apart,
-    scheme_for,
+    plan,
+    schemes_for,
 )
 from raceline.convert.quantise.judge import Tensors
 from raceline.core.clock import Clock, SystemClock
 from raceline.core.errors import BadModelError, ConfigError, RacelineError, ShapeError
 from raceline.core.progress import Progress, Silent
 from raceline.engines import Session
-from raceline.ir import Accuracy, Candidate, Model, PlatformProfile, Shapes, structural_sha256
+from raceline.ir import (
+    WEIGHTS_ONLY,
+    Accuracy,
+    Candidate,
+    Model,
+    PlatformProfile,
+    Shapes,
+    structural_sha256,
+)
+from raceline.ir.serialise import inlined
 
 _SAME = 0.1  # relative error between runs of one graph on one engine that differ in threads or streams only
 _LEAST_ITEMS = 16
 _PASSES = 12  # over the data, that a search for one engine may need
 _LEAST_GAIN = 1.03
+_FASTER = 1.01
 
 
 @dataclass(frozen=True)
@@ -39,10 +54,11 @@ class Way:
 
     Attributes:
         engine: name of a file in engines/.
-        precision: "int8" or "bf16".
+        precision: "int8", "bf16", "int8-weights" or "int4-weights".
         variant: name of the graph.
         model: the graph.
         found: how it was quantised; None where the engine rounds by itself.
+        most_batch: items in a call beyond which it cannot win; 0 where nothing is known.
     """
 
     engine: str
@@ -50,6 +66,7 @@ class Way:
     variant: str
     model: Model
     found: Quantised | None = None
+    most_batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,8 @@ def reduce(
     *,
     shapes: Shapes,
     engine_names: Sequence[str] = (),
-    precisions: Sequence[str] = ("int8", "bf16"),
+    precisions: Sequence[str] = ("int8", "bf16", *WEIGHTS_ONLY),
+    wanted: bool = False,
     deadline_s: float = 60.0,
     threads: int = 1,
     clock: Clock | None = None,
@@ -96,6 +114,7 @@ def reduce(
         shapes: the inputs' shapes at batch 1 that will be tuned for.
         engine_names: the engines that compete; empty: those of the platform.
         precisions: which to make.
+        wanted: make weights of few bits even where they cannot be faster.
         deadline_s: seconds that all searches may take; one graph an engine is always tried.
         threads: of the engines, while searching.
         clock: for the deadline.
@@ -120,6 +139,12 @@ def reduce(
             maker.eight_bits(able, lambda: until_s - clock.now_s())
         if "bf16" in precisions and _offers(platform, engine_names, "openvino", "bf16"):
             maker.ways.append(Way("openvino", "bf16", "optimised", model))
+        stored = [bits for bits in (8, 4) if Stored(bits).precision in precisions]
+        if stored:
+            engines_of = {
+                bits: [n for n in _able(bits, wanted) if _takes(platform, engine_names, n)] for bits in stored
+            }
+            maker.weights_only(engines_of, shapes, lambda: until_s - clock.now_s(), wanted=wanted)
     if judged.items < samples.items // 2:
         maker.notes.append(f"judged by {judged.items} items, for want of time")
     made = [f"{way.variant} {way.precision} {structural_sha256(way.model)}" for way in maker.ways]
@@ -153,6 +178,17 @@ def _offers(platform: PlatformProfile, engine_names: Sequence[str], engine: str,
     return precision in offered.get(engine, () if offered or precision != "int8" else ("int8",))
 
 
+def _able(bits: int, wanted: bool) -> Sequence[str]:
+    """Engines that weights of so few bits are made for: those that may be faster, or any that has a kernel."""
+    return RUNS_STORED[8] if wanted else RUNS_STORED[bits]
+
+
+def _takes(platform: PlatformProfile, engine_names: Sequence[str], engine: str) -> bool:
+    """Whether an engine competes; stored weights need no instructions that only some CPUs have."""
+    known = {choice.engine for choice in platform.engines}
+    return engine in engine_names if engine_names else not known or engine in known
+
+
 @dataclass
 class _Maker:
     """Makes the quantised graphs, engine after engine."""
@@ -167,19 +203,14 @@ class _Maker:
 
     def eight_bits(self, able: Sequence[str], left_s: Callable[[], float]) -> None:
         """A graph for each engine; a crash or a refusal of one is a note."""
-        schemes = {name: scheme_for(name, self.platform) for name in able}
-        try:
-            self.study.observe(list(schemes.values()))
-        except BadModelError as error:
-            if "nothing to quantise" not in error.what:
-                raise
-            self.notes.append(str(error))
-            return
-        for place, (name, scheme) in enumerate(schemes.items()):
+        schemes = self._schemes(able)
+        self.study.observe([scheme for ways in schemes.values() for scheme in ways])
+        for place, (name, ways) in enumerate(schemes.items()):
             share_s = max(0.0, left_s()) / (len(schemes) - place)
             try:
                 with self.progress.step(f"quantise for {name}"):
                     worth = functools.partial(self._no_gain, name)
+                    scheme = self._fastest(ways, name)
                     found = self.study.within_budget(scheme, name, deadline_s=share_s, worth=worth)
             except RacelineError as error:
                 if isinstance(error, ConfigError):
@@ -194,6 +225,74 @@ class _Maker:
                     f"int8 on {name} is out: not within the accuracy budget, the best found is "
                     f"{found.score} with {len(found.kept)} layers kept in floating point{ended}"
                 )
+
+    def _schemes(self, able: Sequence[str]) -> dict[str, Sequence[Scheme]]:
+        """The schemes of each engine that has kernels for most of the layers; that others have none is a note."""
+        found: dict[str, Sequence[Scheme]] = {}
+        for name in able:
+            ways = schemes_for(name, self.platform)
+            try:
+                planned = plan(self.model, ways[0])
+            except BadModelError as error:
+                self.notes.append(f"int8 on {name} is out: {error}")
+                continue
+            if len(planned.layers) >= len(planned.refused):
+                found[name] = ways
+            else:
+                some = f"{len(planned.layers)} of {len(planned.layers) + len(planned.refused)} layers"
+                self.notes.append(f"int8 on {name} is out: it has kernels for {some} only")
+        return found
+
+    def _fastest(self, ways: Sequence[Scheme], engine: str) -> Scheme:
+        """Of several schemes the one that is fastest with every layer in 8 bits; the first where it is close."""
+        best, made = ways[0], self.study.made(ways[0])
+        for scheme in ways[1:]:
+            other = self.study.made(scheme)
+            same = structural_sha256(other) == structural_sha256(made)
+            if not same and self.run.gain(made, other, engine) >= _FASTER:
+                best, made = scheme, other
+        return best
+
+    def weights_only(
+        self,
+        able: Mapping[int, Sequence[str]],
+        shapes: Shapes,
+        left_s: Callable[[], float],
+        *,
+        wanted: bool,
+    ) -> None:
+        """Graphs with weights in few bits, by bits and engine, where they may be faster; what is out is a note."""
+        known = few_rows(replace(self.model, program=inlined(self.model.program)), shapes, self.platform)
+        if known.why_not and not wanted:
+            self.notes.append(f"weights alone in few bits are out: {known.why_not}")
+            return
+        most = 0 if wanted else known.most_batch
+        pairs = [(Stored(bits), name) for bits, names in able.items() for name in names]
+        for place, (scheme, name) in enumerate(pairs):
+            share_s = max(0.0, left_s()) / (len(pairs) - place)
+            try:
+                with self.progress.step(f"store weights in {scheme.bits} bits for {name}"):
+                    why = "" if wanted else self._too_slow(scheme, name)
+                    found = None if why else self._stored(scheme, name, share_s)
+            except RacelineError as error:
+                if isinstance(error, ConfigError):
+                    raise
+                found, why = None, str(error)
+            if found is not None and found.met:
+                variant = f"{scheme.precision}-{name}"
+                self.ways.append(Way(name, scheme.precision, variant, found.model, found, most))
+                continue
+            why = why or f"not within the accuracy budget, the best found is {found and found.score}"
+            self.notes.append(f"{scheme.precision} on {name} is out: {why}")
+
+    def _stored(self, scheme: Stored, engine: str, deadline_s: float) -> Quantised:
+        return self.study.within_budget(scheme, engine, deadline_s=deadline_s, precision=scheme.precision)
+
+    def _too_slow(self, scheme: Stored, engine: str) -> str:
+        """Why no accuracy need be measured: the engine is no faster with every weight in few bits."""
+        made = self.study.shelf(scheme.bits).written(scheme)
+        gain = self.run.gain(self.model, made, engine, scheme.precision)
+        return "" if gain >= _LEAST_GAIN else f"it takes {1 / gain:.2f} times the time of full precision"
 
     def _no_gain(self, engine: str, made: Model) -> str:
         """Why keeping layers in floating point need not be tried; empty where it is worth the time."""

@@ -9,7 +9,16 @@ from typing import Any
 
 from raceline import engines
 from raceline.convert.equivalence import Equivalence
-from raceline.convert.quantise import RUNS_QDQ, Budget, Quantised, Samples, scheme_for, within_budget
+from raceline.convert.quantise import (
+    RUNS_QDQ,
+    Budget,
+    Quantised,
+    Runner,
+    Samples,
+    Stored,
+    scheme_for,
+    within_budget,
+)
 from raceline.core.errors import ConfigError
 from raceline.core.progress import Progress
 from raceline.ir import Bundle, Model, PlatformProfile
@@ -25,6 +34,7 @@ class Shrunk:
         engine: what it was made for and scored on.
         found: the model, its layers and its score.
         bytes_before, bytes_after: of the whole bundles, manifests included, in full precision and quantised.
+        gain: how many times faster the engine runs it than full precision, one item at a time.
     """
 
     bundle: Path
@@ -32,6 +42,7 @@ class Shrunk:
     found: Quantised
     bytes_before: int
     bytes_after: int
+    gain: float
 
     @property
     def reduction(self) -> float:
@@ -49,12 +60,14 @@ class Shrunk:
             "scheme": asdict(found.scheme),
             "layers": found.layers,
             "kept": list(found.kept),
+            "notes": found.notes,
             "refused": found.refused,
             "sensitivity": found.sensitivity,
             "stopped": found.stopped,
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
             "size_reduction": self.reduction,
+            "speedup": self.gain,
         }
 
 
@@ -66,6 +79,7 @@ def shrink(
     out: Path,
     *,
     engine: str = "onnxruntime",
+    weights_only: int = 0,
     deadline_s: float = 120.0,
     progress: Progress | None = None,
 ) -> Shrunk:
@@ -73,11 +87,13 @@ def shrink(
 
     Args:
         model: optimised.
-        samples: every other item is calibrated on, the rest judges.
+        samples: every other item is calibrated on, the rest judges; all judge where weights alone are quantised.
         budget: how much may be lost.
         platform: whose instruction sets the numbers must suit.
         out: folder of the bundle; must be absent, empty or a bundle.
         engine: what will run it.
+        weights_only: bits to store weights in, 8 or 4, while all arithmetic stays in floating point; 0: the
+            layers compute in 8 bits.
         deadline_s: seconds after which nothing new is tried.
         progress: told of each step.
 
@@ -87,30 +103,35 @@ def shrink(
         BackendLostError: the engine crashed on it.
     """
     refuse_to_replace_others(out)
-    if engine not in RUNS_QDQ:
+    if weights_only:
+        engines.load(engine)  # raises for a name that is none; all of them run it
+    elif engine not in RUNS_QDQ:
         engines.load(engine)  # raises for a name that is none
         raise ConfigError(
             f"{engine} runs no quantised graphs", f"{', '.join(RUNS_QDQ)} do", "Name one of them."
         )
+    scheme = Stored(weights_only) if weights_only else scheme_for(engine, platform)
     found = within_budget(
         model,
         samples,
-        scheme_for(engine, platform),
+        scheme,
         budget,
         engine=engine,
         deadline_s=deadline_s,
         progress=progress,
     )
     report = Equivalence(
-        candidate=f"{engine} int8", atol=0.0, rtol=0.0, cases=(), seeds=(), outputs=(), accuracy=found.score,
-        allowed_drop=budget.drop,
+        candidate=f"{engine} {scheme.precision}", atol=0.0, rtol=0.0, cases=(), seeds=(), outputs=(),
+        accuracy=found.score, allowed_drop=budget.drop,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="raceline-") as scratch:
         full = Path(scratch, "full")
         Bundle.write(full, model)
         before = folder_bytes(full)
     Bundle.write(out, found.model, equivalence=report.to_json())
-    return Shrunk(out, engine, found, before, folder_bytes(out))
+    with Runner(samples) as run:
+        gain = run.gain(model, found.model, engine)
+    return Shrunk(out, engine, found, before, folder_bytes(out), gain)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -86,7 +86,7 @@ def rivals(typical_s: Mapping[Candidate, float]) -> list[Candidate]:
     Args:
         typical_s: seconds of one call of each candidate.
     """
-    whole = [c for c in typical_s if c.streams == 1 and not c.chunk]
+    whole = [c for c in typical_s if c.streams == 1 and not c.chunk and not c.pinned]
     fewest = min((c.threads for c in whole), default=0)
     ranked = sorted((c for c in whole if c.threads == fewest), key=lambda c: typical_s[c])
     likes = [c for c in ranked if replace(c, engine=ranked[0].engine) == ranked[0]]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from raceline import engines
-from raceline.convert.equivalence import compare
+from raceline.convert.equivalence import compare, tolerance_of
 from raceline.ir import Candidate, Model, Reference, Shapes, make_inputs
 
 _CHECKED_ROWS = 3
@@ -28,7 +28,7 @@ class Truth:
         self._reference = self._reference or Reference(self.source)
         inputs, expected = self._expected(self._reference, candidate.batch, seed)
         picked = self._few_rows(outputs, candidate.batch)
-        tolerance = engines.load(candidate.engine).tolerance
+        tolerance = tolerance_of(candidate.engine, self.source)
         found = compare(self._reference, inputs, picked, tolerance, expected=expected)
         return "; ".join(f"{d.name} {d.why or _apart(d.max_rel)}" for d in found if not d.ok)
 

@@ -179,6 +179,10 @@ class _Contest:
 
         None where it is of something else, or damaged: that is told, and what it tells is only expected.
         """
+        if not path.exists():
+            raise ConfigError(
+                f"there is no log {path}", "", "Check the path, or leave --replay out to measure."
+            )
         try:
             known = read_log(path)
         except (OSError, ConfigError) as error:
@@ -354,7 +358,11 @@ def _founders(
 ) -> list[Candidate]:
     """The candidates that a batch starts with."""
     kinds = [(engine, FULL, variant) for engine in contestants for variant in variants]
-    kinds += [(way.engine, way.precision, way.variant) for way in ways if way.engine in contestants]
+    kinds += [
+        (way.engine, way.precision, way.variant)
+        for way in ways
+        if way.engine in contestants and (not way.most_batch or batch <= way.most_batch)
+    ]
     return [
         Candidate(engine, precision, threads=count, batch=batch, variant=variant)
         for engine, precision, variant in kinds
@@ -370,6 +378,10 @@ def _recalled(key: str) -> Profile | None:
     try:
         data = json.loads(text)
         if data["method"] != METHOD:
+            _logger.warning(
+                "the tuning cache %s is of another version (way of measuring %s, not %s); measuring again",
+                key, data["method"], METHOD,
+            )  # fmt: skip
             return None
         profile = Profile.from_json(data["profile"])
         profile.best()

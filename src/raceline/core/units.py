@@ -48,7 +48,7 @@ def counted(count: int, thing: str) -> str:
 def format_bytes(size_bytes: float) -> str:
     """A size for people, three digits and a binary unit."""
     for unit, scale in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if abs(size_bytes) >= scale:
+        if abs(size_bytes) >= 0.9995 * scale:  # 1023.9 KiB would be 1.02e+03 of them
             return f"{size_bytes / scale:.3g} {unit}"
     return f"{size_bytes:.0f} B"
 

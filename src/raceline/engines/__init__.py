@@ -13,7 +13,7 @@ import numpy as np
 
 from raceline.core import plugins
 from raceline.core.errors import ConfigError
-from raceline.ir import Candidate, Model, Shapes, Signature
+from raceline.ir import FULL, WEIGHTS_ONLY, Candidate, Model, Shapes, Signature
 
 __all__ = [
     "Engine",
@@ -47,11 +47,14 @@ class Options:
     Attributes:
         threads: CPU threads for one call.
         precision: arithmetic of the heavy operators; an engine must not use a lower one by itself. "int8" is
-            meant by the graph, between Q and DQ; without these it changes nothing.
+            meant by the graph, between Q and DQ; without these it changes nothing. With "int8-weights"
+            and "int4-weights" an engine may use its kernels for weights that the graph stores in few bits,
+            which may round what they multiply; at "fp32" it must not.
         shapes: concrete input shapes where the caller will use only those (engines specialise); empty
             keeps the dynamic axes.
         optimise: False turns the engine's own graph optimisation off (to measure what it brings).
         streams: calls that may run side by side, each with `threads` threads.
+        pinned: keep each thread on a physical core of its own.
     """
 
     threads: int = 1
@@ -59,6 +62,12 @@ class Options:
     shapes: Shapes = field(default_factory=dict)
     optimise: bool = True
     streams: int = 1
+    pinned: bool = False
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision of all that reads no weights of few bits: where only weights have them, "fp32"."""
+        return FULL if self.precision in WEIGHTS_ONLY else self.precision
 
 
 class Session(Protocol):
@@ -158,6 +167,7 @@ def prepare(model: Model, candidate: Candidate, shapes: Shapes, *, fixed: bool =
         shapes=batched(model.signature, shapes, items) if fixed else {},
         streams=candidate.streams,
         optimise=candidate.optimise,
+        pinned=candidate.pinned,
     )
     session = load(candidate.engine).load(model, options)
     if items == candidate.batch and candidate.streams == 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def _options_of(part: Model, options: Options) -> Options:
     shapes = (
         {name: tuple(int(dim) for dim in shape) for name, shape in fixed.items()} if options.shapes else {}
     )
-    return Options(options.threads, options.precision, shapes, options.optimise, options.streams)
+    return replace(options, shapes=shapes)
 
 
 @dataclass(frozen=True)

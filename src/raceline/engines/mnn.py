@@ -25,9 +25,11 @@ from raceline.core.errors import (
 from raceline.core.process import Growth, silenced
 from raceline.core.units import GIB
 from raceline.engines import Options, Tensors, Tolerance, users
+from raceline.engines._pinning import own_cores
 from raceline.ir import Model, Shapes, Signature, TensorSpec, weights
 from raceline.ir.packed import widened
 from raceline.ir.serialise import write_onnx
+from raceline.ir.weights_only import restored
 
 description = "MNN, CPU back end"
 # MNN approximates exp, tanh and their like, and convolves by Winograd with large tiles: 2e-3 was seen.
@@ -60,15 +62,19 @@ def load(model: Model, options: Options) -> "_Session":
     Raises:
         UnsupportedOperatorError: operators that MNN cannot convert.
         BadModelError: MNN refuses the model, or has no equal of an input's or output's type.
-        ConfigError: a precision that this engine does not offer.
+        ConfigError: a precision that this engine does not offer, or more pinned threads than cores.
     """
-    if options.precision != "fp32":
+    if options.arithmetic != "fp32":
         raise ConfigError(f"mnn cannot run at {options.precision}", "its converter takes no QDQ graphs")
     _refuse_types(model.signature)
     _runtime()  # whose own memory is not the session's
     growth = Growth()
-    with growth.measured(), tempfile.TemporaryDirectory(prefix="raceline-") as folder:
-        path = _convert(widened(model), Path(folder))
+    with (
+        growth.measured(),
+        own_cores(options),
+        tempfile.TemporaryDirectory(prefix="raceline-") as folder,
+    ):
+        path = _convert(widened(restored(model)), Path(folder))
         kind = _ModuleNet if _has_control_flow(model) else _SessionNet
         nets = [kind(path, model.signature, options.threads) for _ in range(options.streams)]
         session = _Session(model.signature, nets, growth)

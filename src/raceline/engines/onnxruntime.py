@@ -19,9 +19,12 @@ from raceline.core.errors import (
 )
 from raceline.core.process import Growth
 from raceline.engines import Options, Tensors, Tolerance
-from raceline.ir import Model, weights
+from raceline.engines._few_bits import with_products
+from raceline.engines._pinning import own_cores
+from raceline.ir import WEIGHTS_ONLY, Model, weights
 from raceline.ir.packed import widened
 from raceline.ir.serialise import IR_VERSION_CAP, inlined, to_proto
+from raceline.ir.weights_only import for_products, restored
 
 description = "ONNX Runtime, CPU provider"
 tolerance = Tolerance(atol=1e-5, rtol=1e-4)
@@ -47,14 +50,14 @@ def load(model: Model, options: Options) -> "_Session":
     Raises:
         UnsupportedOperatorError: operators without a CPU kernel.
         BadModelError: the runtime refuses the model.
-        ConfigError: a precision that this engine does not offer.
+        ConfigError: a precision that this engine does not offer, or more pinned threads than cores.
     """
-    if options.precision not in _PRECISIONS:
+    if options.arithmetic not in _PRECISIONS:
         raise ConfigError(f"onnxruntime cannot run at {options.precision}", "it computes as the graph says")
     _refuse_bfloat16(model)
     _runtime()  # whose own memory is not the session's
     growth = Growth()
-    with growth.measured():
+    with growth.measured(), own_cores(options):
         session, held = _open_fixed(model, options)
     return _Session(session, held, growth)
 
@@ -117,8 +120,6 @@ def _settings(options: Options) -> Any:
     # Helpers that spin between operators save 5 to 17 % of a call on two threads, and helpers that spin on
     # after it steal the time of whatever runs next.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
-    # By default it rounds activations to 8 bits before products with weights that are stored in few bits.
-    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not options.optimise:
         settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return settings
@@ -129,9 +130,9 @@ def _open_fixed(model: Model, options: Options) -> tuple[Any, list[Any]]:
     if options.shapes:
         # Inference with fixed shapes also visits branches that are never taken with them, and fails there.
         with contextlib.suppress(BadModelError), _errors_explained(model):
-            return _open(_fixed(model, options), _settings(options))
+            return _open(_fixed(model, options), options)
     with _errors_explained(model):
-        return _open(model, _settings(options))  # new ones: the others hold the weights already
+        return _open(model, options)
 
 
 def _fixed(model: Model, options: Options) -> Model:
@@ -144,7 +145,7 @@ def _fixed(model: Model, options: Options) -> Model:
     return fixed
 
 
-def _open(model: Model, settings: Any) -> tuple[Any, list[Any]]:
+def _open(model: Model, options: Options) -> tuple[Any, list[Any]]:
     """The runtime's session over the model's own weights, which are neither serialised nor copied, and those.
 
     That halves the time and the memory of loading, and knows no limit of 2 GiB. What the runtime packs for
@@ -152,7 +153,10 @@ def _open(model: Model, settings: Any) -> tuple[Any, list[Any]]:
     """
     import onnx_ir
 
-    program = inlined(widened(model).program)
+    keep = for_products if options.precision in WEIGHTS_ONLY else None
+    program, settings = inlined(widened(restored(model, keep), keep).program), _settings(options)
+    if keep is not None:
+        with_products(program)
     program.ir_version = min(program.ir_version, IR_VERSION_CAP)
     held = {}
     for value, tensor in list(weights.initializers(program)):

@@ -25,9 +25,10 @@ from raceline.core.errors import (
 from raceline.core.process import Growth
 from raceline.core.units import GIB
 from raceline.engines import Options, Tensors, Tolerance, users
-from raceline.ir import Model, Signature, weights
+from raceline.ir import WEIGHTS_ONLY, Model, Signature, weights
 from raceline.ir.packed import widened
 from raceline.ir.serialise import to_proto, write_onnx
+from raceline.ir.weights_only import for_products, restored
 
 description = "OpenVINO, CPU plug-in"
 tolerance = Tolerance(atol=1e-5, rtol=1e-4)
@@ -60,12 +61,12 @@ def load(model: Model, options: Options) -> "_Session":
         BadModelError: OpenVINO refuses the model, or would compute it in a lower precision.
         ConfigError: a precision that this engine does not offer.
     """
-    _check_precision(options.precision)
+    _check_precision(options.arithmetic)
     _refuse_types(model.signature)
     _core()  # whose own memory is not the session's
     growth = Growth()
     with growth.measured(), _refusals_explained(model):
-        network = _read(widened(model))
+        network = _read(widened(restored(model, for_products if options.precision in WEIGHTS_ONLY else None)))
         if options.shapes:
             names = _input_names(network, model.signature)
             network.reshape({i: list(options.shapes[name]) for i, name in enumerate(names)})
@@ -178,12 +179,12 @@ def _check_precision(precision: str) -> None:
 def _settings(options: Options) -> dict[str, Any]:
     return {
         # Without these two, CPUs with AMX or AVX-512 BF16 silently compute in bfloat16.
-        "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
+        "INFERENCE_PRECISION_HINT": _HINTS[options.arithmetic],
         "EXECUTION_MODE_HINT": "ACCURACY",
         "INFERENCE_NUM_THREADS": options.threads * options.streams,
         "NUM_STREAMS": options.streams,
         # Pinned threads of two models, or of a model and a server, end up on the same core.
-        "ENABLE_CPU_PINNING": False,
+        "ENABLE_CPU_PINNING": options.pinned,
         # `threads` counts logical CPUs; without this OpenVINO uses one thread a physical core at most.
         "ENABLE_HYPER_THREADING": True,
     }

@@ -18,6 +18,7 @@ from raceline.engines import Options, Session, Tensors, Tolerance
 from raceline.engines._cut import cut
 from raceline.ir import Model, Reference, Signature
 from raceline.ir.serialise import bare_proto, inlined
+from raceline.ir.weights_only import restored
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,7 +54,7 @@ def load(model: Model, options: Options) -> Session:
         lacking: set[str] = _named(error)
     except BadModelError:
         lacking = set()
-    whole = Model(inlined(model.program), model.signature, model.provenance)
+    whole = Model(inlined(restored(model).program), model.signature, model.provenance)
     _infer_types(whole.program)
     taken = _taken(whole, lacking)
     parts = [_part(whole, nodes, fast, is_fast, options) for is_fast, nodes in _runs(whole, taken)]

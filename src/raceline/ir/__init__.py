@@ -9,7 +9,7 @@ from raceline.ir.limits import Limits
 from raceline.ir.model import FUSED_DOMAIN, Model
 from raceline.ir.platform import PlatformProfile
 from raceline.ir.probe import this_machine
-from raceline.ir.profile import FULL, Accuracy, Candidate, Measurement, Profile
+from raceline.ir.profile import FULL, WEIGHTS_ONLY, Accuracy, Candidate, Measurement, Profile
 from raceline.ir.reference import Reference, run_reference
 from raceline.ir.serialise import IR_VERSION_CAP, OPSET_CAP, structural_sha256, to_proto, write_onnx
 from raceline.ir.shapes import ShapeTable, infer_shapes
@@ -21,6 +21,7 @@ __all__ = [
     "FUSED_DOMAIN",
     "IR_VERSION_CAP",
     "OPSET_CAP",
+    "WEIGHTS_ONLY",
     "Accuracy",
     "Bundle",
     "Candidate",

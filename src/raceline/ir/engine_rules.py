@@ -55,7 +55,7 @@ def _mnn(architecture: str, has: set[str]) -> EngineChoice:
         if architecture == "aarch64"
         else "its Winograd convolutions won most often on AVX2 cores"
     )
-    return EngineChoice("mnn", "CPU", ("fp32",), f"{strength}; it takes no quantised graphs but its own")
+    return EngineChoice("mnn", "CPU", ("fp32",), strength)
 
 
 def _openvino(architecture: str, has: set[str]) -> EngineChoice:

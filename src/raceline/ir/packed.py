@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -49,10 +49,14 @@ def packed(model: Model) -> Model:
     return made.with_step(f"stored {count} weights in 4 bits") if count else model
 
 
-def widened(model: Model) -> Model:
+def widened(model: Model, keep: Callable[[ir.Node], bool] | None = None) -> Model:
     """The model with 4-bit weights as int8, for engines whose kernels know no less; itself where there are none.
 
     The whole numbers and all results stay the same.
+
+    Args:
+        model: stays as it is.
+        keep: DequantizeLinear nodes that an engine has a kernel for; none by default.
     """
     import onnx_ir as ir
 
@@ -65,7 +69,8 @@ def widened(model: Model) -> Model:
         (ir.DataType.UINT4, np.uint8, ir.DataType.UINT8),
     ):
         for value, nodes in [*_dequantised(made.program, kind)]:
-            if all(zero.const_value is not None for zero in _zeros(nodes)):
+            kept = keep is not None and all(keep(node) for node in nodes)
+            if not kept and all(zero.const_value is not None for zero in _zeros(nodes)):
                 _retype(made.program.graph, value, nodes, wide, dtype)
     return made
 

@@ -10,8 +10,13 @@ from raceline.core.records import from_json
 FULL = "fp32"
 """The precision that needs no accuracy budget."""
 
+WEIGHTS_ONLY = ("int8-weights", "int4-weights")
+"""Precisions of graphs whose weights are stored in few bits while nothing else is quantised. An engine that has
+kernels for such weights may round what they multiply as these want it, within the accuracy budget."""
+
 _WORTH_IT = 0.98
-"""Fewer bits must take at most this share of the time: within it, a race cannot tell who is faster."""
+"""Fewer bits or pinned threads must take at most this share of the time: within it, a race cannot tell who is
+faster, and both have a price that no race shows."""
 
 _MOST_SHOWN = 32  # characters of a value's name
 
@@ -23,7 +28,7 @@ class Candidate:
     Attributes:
         engine: name of a file in engines/, or the recipe of a pair of them, FIRST>SECOND@VALUE.
         precision: arithmetic of the heavy operators: "fp32", "int8" where the graph says so (QDQ), "bf16" where
-            the engine rounds by itself.
+            the engine rounds by itself; or "int8-weights" and "int4-weights", where only weights have few bits.
         threads: CPU threads the engine may use for one call.
         batch: items in one call.
         streams: calls that run side by side, each with `threads` threads, each with batch / streams items.
@@ -31,6 +36,7 @@ class Candidate:
             such as "int8-openvino".
         chunk: items the engine takes at once; 0 means all that a stream has. Few items stay in the caches.
         optimise: whether the engine's own graph optimisation is on; off only to measure what it brings.
+        pinned: whether each thread is kept on a physical core of its own.
     """
 
     engine: str
@@ -41,10 +47,13 @@ class Candidate:
     variant: str = "optimised"
     chunk: int = 0
     optimise: bool = True
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         if min(self.threads, self.batch, self.streams) < 1 or self.chunk < 0:
             raise ConfigError(f"{self} is no way to run a model", "threads, batch and streams start at 1")
+        if self.pinned and (self.threads == 1 or self.streams > 1):
+            raise ConfigError(f"{self} is no way to run a model", "only the threads of one call are pinned")
 
     @property
     def cores(self) -> int:
@@ -60,7 +69,10 @@ class Candidate:
         engine = _shown(self.engine) + ("" if self.optimise else " unoptimised")
         streams = f" x{self.streams}" if self.streams > 1 else ""
         chunk = f" by {self.chunk}" if self.chunk else ""
-        return f"{engine} {self.precision} {self.variant} t{self.threads}{streams} b{self.batch}{chunk}"
+        pinned = " pinned" if self.pinned else ""
+        return (
+            f"{engine} {self.precision} {self.variant} t{self.threads}{pinned}{streams} b{self.batch}{chunk}"
+        )
 
 
 def _shown(engine: str) -> str:
@@ -160,8 +172,8 @@ class Profile:
     def usable(self, *, threads: int | None = None, batch: int | None = None) -> list[Measurement]:
         """The measurements that may be chosen, fastest first; `threads` bounds threads x streams from above.
 
-        `batch` keeps that batch alone. Left out are those that failed, and those of fewer bits that are not
-        clearly faster than full precision on as many cores.
+        `batch` keeps that batch alone. Left out are those that failed, and those of fewer bits or pinned threads
+        that are not clearly faster than others without on as many cores.
         """
         ran = [m for m in self.measurements if not m.failure]
         rows: Iterable[Measurement] = (m for m in ran if _is_worth_it(m, ran))
@@ -201,8 +213,12 @@ class Profile:
         return replace(self, measurements=rows)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; `pinned`, which readers of before do not know, only where it is true."""
+        data = asdict(self)
+        for row in data["measurements"]:
+            if not row["candidate"]["pinned"]:
+                del row["candidate"]["pinned"]
+        return data
 
     @classmethod
     def from_json(cls, data: object) -> "Profile":
@@ -215,15 +231,20 @@ class Profile:
 
 
 def _is_worth_it(row: Measurement, ran: Iterable[Measurement]) -> bool:
-    """Whether a measurement is of full precision, or clearly faster than all of those on as many cores."""
+    """Whether a candidate gives nothing up, or is clearly faster than all that give up less on as many cores."""
     mine = row.candidate
-    if mine.precision == FULL:
+    if not _given_up(mine):
         return True
     rivals = (
         other.latency_s
         for other in ran
-        if other.candidate.precision == FULL
+        if _given_up(other.candidate) < _given_up(mine)
         and other.candidate.batch == mine.batch
         and other.candidate.cores <= mine.cores
     )
     return row.latency_s <= _WORTH_IT * min(rivals, default=float("inf"))
+
+
+def _given_up(candidate: Candidate) -> int:
+    """How much of what costs nothing to keep: bits, and the scheduler's freedom to move threads."""
+    return (candidate.precision != FULL) + candidate.pinned

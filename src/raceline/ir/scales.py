@@ -16,6 +16,7 @@ import numpy as np
 from raceline.core.errors import BadModelError
 from raceline.ir.load import summary
 from raceline.ir.model import Model
+from raceline.ir.weights_only import spread
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -137,20 +138,11 @@ def _loses(node: ir.Node, stored: ir.Value, dead: Array, zero: ir.Value | None, 
         return False
     block = node.attributes["block_size"].as_int() if "block_size" in node.attributes else 0
     try:
-        mask = np.broadcast_to(_spread(dead, data.shape, axis, block), data.shape)
-        level = np.zeros(()) if points is None else _spread(points, data.shape, axis, block)
+        mask = np.broadcast_to(spread(dead, data.shape, axis, block), data.shape)
+        level = np.zeros(()) if points is None else spread(points, data.shape, axis, block)
         return bool((mask & (data.astype(np.float64) != level.astype(np.float64))).any())
     except (ValueError, IndexError):  # shapes that do not fit together are found elsewhere
         return False
-
-
-def _spread(numbers: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
-    """Numbers of channels or blocks in a shape that broadcasts to the integers'."""
-    if numbers.size == 1:
-        return numbers.reshape(())
-    if block:
-        return np.repeat(numbers, block, axis)[tuple(slice(size) for size in shape)]
-    return numbers.reshape([-1 if place == axis % len(shape) else 1 for place in range(len(shape))])
 
 
 def _stored(value: ir.Value | None) -> ir.Value | None:

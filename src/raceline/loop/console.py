@@ -8,6 +8,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from raceline.core.progress import Step
 
+_PIPED_COLUMNS = 200  # of a file or a pipe; rich would cut names to fit 80
+
+
+def wide_console() -> Console:
+    """Standard output for tables, as wide as they need where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPED_COLUMNS)
+
 
 class _Task:
     """A step shown as one line of a live display."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from raceline.convert import Equivalence, Refusal, Rewrite, quantise
 from raceline.core.errors import ConfigError
-from raceline.ir import Cost, Model, PlatformProfile, Profile, Shapes
+from raceline.ir import WEIGHTS_ONLY, Cost, Model, PlatformProfile, Profile, Shapes
 from raceline.serve import Evaluation
 
-PRECISIONS = ("auto", "fp32", "int8")
+PRECISIONS = ("auto", "fp32", "int8", *WEIGHTS_ONLY)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Plan:
         labels: a .npy with the true class of each item; None: not known.
         metric: what counts as accuracy, "fidelity" or "top1".
         accuracy_drop: how much of it may be lost; None: 0.05 of fidelity, 0.01 of top1.
-        precision: "fp32"; "int8", which must be within the accuracy budget, be it faster or not; or "auto", fewer
-            bits only where they are faster and within it.
+        precision: "fp32"; "int8", "int8-weights" or "int4-weights", which must be within the accuracy budget, be
+            it faster or not (weights alone are judged by generated inputs where there are no data); or "auto",
+            fewer bits only where they are faster and within it.
     """
 
     model: Path
@@ -65,7 +66,10 @@ class Plan:
             )
         if self.labels is not None and not self.data:
             raise ConfigError("labels need data", "they are the classes of its items", "Give --data FILE.")
-        quantise.budget_of(self.metric, self.accuracy_drop)  # raises where it makes no sense
+        labelled = self.labels is not None
+        quantise.budget_of(
+            self.metric, self.accuracy_drop, labelled=labelled
+        )  # raises where it makes no sense
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from raceline.core.errors import BackendLostError, BadModelError, ConfigError, R
 from raceline.core.progress import Progress, Step
 from raceline.ir import (
     FULL,
+    WEIGHTS_ONLY,
     Candidate,
     Limits,
     Model,
@@ -100,13 +101,15 @@ def prepare(plan: Plan, stages: Stages, log: TuningLog | None = None) -> Prepare
     with stages("optimise"):
         model = translator.optimize(source)
     reduced = _reduced(plan, source, model, translator.platform, shapes, stages)
+    if plan.precision not in {"auto", FULL} and all(way.precision != plan.precision for way in reduced.ways):
+        raise _none_of(plan.precision, reduced.notes)
     with stages("tune"):
         profile = tune(
             source, model, translator.platform, shapes=shapes, reduced=reduced, budget_s=plan.budget_s,
             progress=stages.progress, log=log,
         )  # fmt: skip
-    if plan.precision == "int8":
-        profile = _only(profile, "int8", reduced)
+    if plan.precision not in {"auto", FULL}:
+        profile = _only(profile, plan.precision, reduced)
     with stages("prove"):
         served, profile, proof = _proven(source, model, reduced, profile, sizes, stages.progress)
     return Prepared(source, model, served, sizes, shapes, translator, reduced, profile, proof)
@@ -143,16 +146,18 @@ def _reduced(
     plan: Plan, source: Model, model: Model, platform: PlatformProfile, shapes: Shapes, stages: Stages
 ) -> Reduced:
     """The ways of computing with fewer bits that the plan lets compete; none without data."""
-    if plan.precision == "fp32":
+    if plan.precision == FULL:
         return Reduced()
-    if not plan.data:
+    data = plan.data or (quantise.GENERATED if plan.precision in WEIGHTS_ONLY else "")
+    if not data:
         return Reduced(notes=("fewer bits did not compete: that needs calibration data (--data FILE)",))
     with stages("quantise"):
-        samples = quantise.samples_for(source.signature, plan.data, shapes, plan.labels)
+        samples = quantise.samples_for(source.signature, data, shapes, plan.labels)
         return reduce(
             model, samples, quantise.budget_of(plan.metric, plan.accuracy_drop), platform, shapes=shapes,
-            precisions=("int8",) if plan.precision == "int8" else ("int8", "bf16"),
-            deadline_s=max(_LEAST_SEARCH_S, plan.budget_s), progress=stages.progress,
+            precisions=("int8", "bf16", *WEIGHTS_ONLY) if plan.precision == "auto" else (plan.precision,),
+            wanted=plan.precision in WEIGHTS_ONLY, deadline_s=max(_LEAST_SEARCH_S, plan.budget_s),
+            progress=stages.progress,
         )  # fmt: skip
 
 
@@ -164,13 +169,17 @@ def _only(profile: Profile, precision: str, reduced: Reduced) -> Profile:
     """
     rows = tuple(row for row in profile.measurements if row.candidate.precision == precision)
     if all(row.failure for row in rows):
-        reasons = [*reduced.notes, *(f"{row.candidate}: {row.failure}" for row in rows)]
-        raise BadModelError(
-            f"nothing computes this model at {precision} within the accuracy budget",
-            "; ".join(reasons),
-            "Allow a larger --accuracy-drop, or take --precision auto, which keeps full precision then.",
-        )
+        raise _none_of(precision, [*reduced.notes, *(f"{row.candidate}: {row.failure}" for row in rows)])
     return replace(profile, measurements=rows)
+
+
+def _none_of(precision: str, reasons: Sequence[str]) -> BadModelError:
+    more = "Allow a larger --accuracy-drop, or take" if "accuracy budget" in "; ".join(reasons) else "Take"
+    return BadModelError(
+        f"nothing computes this model at {precision} within the accuracy budget",
+        "; ".join(reasons),
+        f"{more} --precision auto, which keeps full precision then.",
+    )
 
 
 def _proven(

@@ -1,5 +1,6 @@
 """A model file in, a tuned and proven bundle out, with the reasons of every choice."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from raceline.ir import FULL, Measurement, Profile
 from raceline.ir.bundle import refuse_to_replace_others
 from raceline.loop.deployment import Plan
 from raceline.loop.preparing import Stages, check_writable, prepare
+
+_ENOUGH_CALLS = 5
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Tuned:
         best: for each number of cores and batch.
         log: why the race ended, and what there is to say of the log.
         equivalence: the proof of what a server opens.
-        notes: what of fewer bits did not compete, and why.
+        notes: what of fewer bits did not compete or did not win, and why; and what is not certain.
         stage_s: seconds of each step.
     """
 
@@ -96,7 +99,45 @@ def tune_bundle(plan: Plan, log: TuningLog | None = None, *, progress: Progress 
             made.served, plan.out, profile=made.profile, equivalence=made.equivalence.to_json()
         )
     best = tuple(best_of(made.profile))
-    return Tuned(plan.out, made.profile, best, log, made.equivalence, made.reduced.notes, stages.seconds)
+    notes = (*made.reduced.notes, *_of_fewer_bits(made.profile, best), *_of_few_calls(best))
+    return Tuned(plan.out, made.profile, best, log, made.equivalence, notes, stages.seconds)
+
+
+def _of_fewer_bits(profile: Profile, best: Sequence[Best]) -> list[str]:
+    """Why ways of computing with fewer bits that were measured are the best nowhere."""
+    chosen = {(row.measured.candidate.engine, row.measured.candidate.precision) for row in best}
+    rows = [row for row in profile.measurements if row.candidate.precision != FULL]
+    notes = []
+    for engine, precision in dict.fromkeys((row.candidate.engine, row.candidate.precision) for row in rows):
+        if (engine, precision) in chosen:
+            continue
+        mine = [r for r in rows if (r.candidate.engine, r.candidate.precision) == (engine, precision)]
+        ratios = [ratio for row in mine if (ratio := _against_full(row, profile)) is not None]
+        if ratios:
+            notes.append(
+                f"{precision} on {engine} is not taken: at best {min(ratios):.2f} times the time of full precision"
+            )
+        else:
+            notes.append(f"{precision} on {engine} is out: {mine[0].failure or 'nothing compares'}")
+    return notes
+
+
+def _against_full(row: Measurement, profile: Profile) -> float | None:
+    """A row's time over that of the fastest of full precision at its batch, on as many cores."""
+    full = [
+        other.latency_s for other in profile.measurements
+        if not other.failure and other.candidate.precision == FULL
+        and other.candidate.batch == row.candidate.batch and other.candidate.cores <= row.candidate.cores
+    ]  # fmt: skip
+    return row.latency_s / min(full) if full and not row.failure else None
+
+
+def _of_few_calls(best: Sequence[Best]) -> list[str]:
+    """A warning where a choice rests on next to nothing."""
+    fewest = min((row.measured.runs for row in best), default=_ENOUGH_CALLS)
+    if fewest >= _ENOUGH_CALLS:
+        return []
+    return [f"a choice rests on {counted(fewest, 'call')} only, so it is not certain; give a longer --budget"]
 
 
 def best_of(profile: Profile) -> list[Best]:
@@ -143,8 +184,9 @@ def show_tuned(result: Tuned, console: Console) -> None:
 
 
 def _how(row: Best) -> str:
-    """Graph, streams and chunks of a candidate."""
+    """Graph, threads, streams and chunks of a candidate."""
     candidate = row.measured.candidate
     streams = f", {candidate.streams} streams" if candidate.streams > 1 else ""
     chunk = f", by {candidate.chunk}" if candidate.chunk else ""
-    return f"{candidate.variant}, {counted(candidate.threads, 'thread')}{streams}{chunk}"
+    pinned = " pinned" if candidate.pinned else ""
+    return f"{candidate.variant}, {counted(candidate.threads, 'thread')}{pinned}{streams}{chunk}"

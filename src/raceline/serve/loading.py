@@ -67,7 +67,7 @@ class Choice:
     """The way a model is run.
 
     Attributes:
-        engine, precision, threads, workers, max_batch: as served.
+        engine, precision, threads, pinned, workers, max_batch: as served.
         seed_s: items in one call -> its measured seconds, to start the cost model.
         why: one sentence for the log.
     """
@@ -75,6 +75,7 @@ class Choice:
     engine: str
     precision: str = "fp32"
     threads: int = 1
+    pinned: bool = False
     workers: int = 1
     max_batch: int = 1
     seed_s: Mapping[int, float] = field(default_factory=dict)
@@ -82,7 +83,8 @@ class Choice:
 
     def __str__(self) -> str:
         workers = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        pinned = "pinned " if self.pinned else ""
+        threads = f"{self.threads} {pinned}thread{'s' if self.threads > 1 else ''}"
         batches = f"batches up to {self.max_batch}" if self.max_batch > 1 else "one item at a time"
         return f"{self.engine} {self.precision}, {workers} of {threads}, {batches}"
 
@@ -154,9 +156,11 @@ def choose(profile: Profile | None, settings: Settings, *, batched: bool, cores:
     chosen = _best(families) if families else _unmeasured(settings, batched=batched, cores=cores)
     if settings.max_batch is not None and batched:
         chosen = replace(chosen, max_batch=settings.max_batch)
-    return replace(
+    wanted = replace(
         chosen, threads=settings.threads or chosen.threads, workers=settings.workers or chosen.workers
     )
+    as_measured = (wanted.threads, wanted.workers) == (chosen.threads, chosen.workers)
+    return replace(wanted, pinned=chosen.pinned and as_measured)
 
 
 def _fitting(profile: Profile | None, settings: Settings, *, batched: bool, cores: int) -> Iterator[_Way]:
@@ -172,6 +176,7 @@ def _fitting(profile: Profile | None, settings: Settings, *, batched: bool, core
             and settings.threads in (None, candidate.threads)
             and settings.workers in (None, workers)
             and (batched or candidate.batch == 1)
+            and not (candidate.pinned and workers > 1)
         ):
             yield _Way(row, workers)
 
@@ -196,6 +201,7 @@ def _best(families: Sequence[Sequence[_Way]]) -> Choice:
         engine=candidate.engine,
         precision=candidate.precision,
         threads=candidate.threads,
+        pinned=candidate.pinned,
         workers=largest.workers,
         max_batch=largest.items,
         seed_s={way.items: way.call_s for way in reversed(family)},
@@ -261,7 +267,9 @@ def open_session(model: Model, choice: Choice, profile: Profile | None) -> engin
     shapes = _shapes_at_one(model.signature, profile)
 
     def load(shapes: Shapes) -> engines.Session:
-        options = engines.Options(choice.threads, choice.precision, shapes, streams=choice.workers)
+        options = engines.Options(
+            choice.threads, choice.precision, shapes, streams=choice.workers, pinned=choice.pinned
+        )
         return engine.load(model, options)
 
     if choice.max_batch == 1 and shapes is not None:

@@ -1,4 +1,4 @@
-"""Write a network as ONNX, as torch's exporter leaves it."""
+"""Write a network as ONNX, as torch's exporter leaves it but for its notes."""
 
 import importlib.util
 import logging
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from raceline.core.errors import ConfigError, MissingDependencyError
+from raceline.ir.notes import forget_notes
 from raceline.zoo import BATCH_AXIS, INSTALL, Entry
 from raceline.zoo._weights import initialised, sample
 
@@ -89,7 +90,9 @@ def _save(program: Any, path: Path) -> Path:
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             part = Path(folder) / path.name
-            program.save(part, external_data=False)
+            proto = program.model_proto
+            forget_notes(proto)  # torch's: a stack trace with places of source files at every node
+            part.write_bytes(proto.SerializeToString())
             part.replace(path)
     except OSError as error:
         raise _cannot_write(path, error.strerror) from error

@@ -30,6 +30,7 @@ def trained(entry: Entry, data: Data, *, epochs: int, seed: int, progress: Progr
     with torch.random.fork_rng(devices=[]), (progress or Silent()).step("train", total=epochs) as step:
         torch.manual_seed(seed)
         model = entry.build().to(memory_format=torch.channels_last)  # depthwise layers train in half the time
+        _check_classes(entry, model, data)
         optimiser = torch.optim.SGD(_groups(model), lr=_PEAK_RATE, momentum=0.9, nesterov=True)
         steps = math.ceil(len(data.train.items) / _BATCH)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _pace(epochs * steps))
@@ -60,8 +61,22 @@ def _check(entry: Entry, data: Data, epochs: int) -> None:
     for split in (data.train, data.validation, data.test):
         if len(split.items) != len(split.labels) or not len(split.items):
             raise ShapeError(f"{data.name} has {len(split.items)} items for {len(split.labels)} labels")
+        if split.labels.min() < 0 or split.labels.max() >= data.classes:
+            raise ShapeError(
+                f"{data.name} has classes {split.labels.min()} to {split.labels.max()}",
+                f"it says that there are {data.classes}",
+            )
         if not np.isfinite(split.items).all():
             raise BadModelError(f"{data.name} has NaN or infinity in it", next_step="Leave those items out.")
+
+
+def _check_classes(entry: Entry, model: nn.Module, data: Data) -> None:
+    with torch.no_grad():
+        told = model.eval()(torch.from_numpy(data.train.items[:1].astype(np.float32))).shape[1]
+    if told < data.classes:
+        raise ConfigError(
+            f"{entry.name} cannot learn {data.name}", f"it tells {told} classes, and there are {data.classes}"
+        )
 
 
 def _groups(model: nn.Module) -> list[dict[str, Any]]:

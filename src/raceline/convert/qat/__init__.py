@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from raceline.convert.qat.recipe import History, Recipe
-from raceline.convert.quantise import Scheme
-from raceline.core.errors import ConfigError, MissingDependencyError
+from raceline.convert.quantise import Scheme, scheme_for
+from raceline.core.errors import BadModelError, ConfigError, MissingDependencyError
 from raceline.core.progress import Progress
-from raceline.ir import Model
+from raceline.ir import Model, this_machine
 
 if TYPE_CHECKING:
     import torch
@@ -62,13 +62,15 @@ def prepare(
     Args:
         module: stays as it is; its forward is traced, so it must not branch on values.
         example: inputs of forward, axis 0 counting items.
-        scheme: bits, types, and how ranges are found; `scheme_for(engine, platform)` knows what suits.
+        scheme: bits, types, and how ranges are found; None: what suits ONNX Runtime on this machine. For another
+            one take `scheme_for(engine, platform)`: without VNNI weights need 7 bits, or products saturate.
 
     Raises:
         BadModelError: it cannot be traced, has nothing to quantise, or computes something else once traced.
         MissingDependencyError: torch is not installed.
     """
-    return _part("tracing").prepared(module, example, scheme or Scheme())  # type: ignore[no-any-return]
+    scheme = scheme or scheme_for("onnxruntime", this_machine())
+    return _part("tracing").prepared(module, example, scheme)  # type: ignore[no-any-return]
 
 
 def calibrate(module: FakeQuantised, batches: Iterable[Array]) -> None:
@@ -81,11 +83,12 @@ def calibrate(module: FakeQuantised, batches: Iterable[Array]) -> None:
     Raises:
         BadModelError: there is NaN or infinity in the data or in what the module makes of it.
         ConfigError: there is no data.
+        ShapeError: the module does not take it.
     """
-    _part("tracing")
+    training = _part("training")
     import torch
 
-    held = [torch.from_numpy(np.ascontiguousarray(batch)) for batch in batches]
+    held = [training.as_floats(batch) for batch in batches]
     if not any(len(batch) for batch in held):
         raise ConfigError("there is no data to calibrate on", "", "Give one batch at least.")
     mode = module.training
@@ -95,7 +98,8 @@ def calibrate(module: FakeQuantised, batches: Iterable[Array]) -> None:
         for name in passes:
             module.set_mode(name, weights=False)
             for batch in held:
-                module(batch)
+                with training.shapes_explained(module, batch):
+                    module(batch)
     for quantiser in module.quantisers.values():
         quantiser.settle()
     module.set_mode("on", weights=True)
@@ -130,8 +134,11 @@ def fit(
 
     Raises:
         BadModelError: the loss became NaN or infinity, or the data holds such numbers.
-        ShapeError: items and labels differ in number, or there are none.
+        ShapeError: items and labels differ in number, or there are none, or the module does not take them.
+        ConfigError: the module is to be quantised and not calibrated.
     """
+    if hasattr(module, "quantisers"):
+        _calibrated(cast("FakeQuantised", module))
     return _part("training").trained(  # type: ignore[no-any-return]
         module, items, labels, recipe or Recipe(),
         teacher=teacher, validation=validation, loss=loss, augment=augment, progress=progress,
@@ -175,8 +182,11 @@ def fewer_bits(
 
     Raises:
         ConfigError: the target is below one byte, or nothing is calibrated.
+        BadModelError: the items have NaN or infinity in them.
     """
     _calibrated(module)
+    if not np.isfinite(items).all():
+        raise BadModelError("the items have NaN or infinity in them", next_step="Leave those items out.")
     return _part("bits").narrowed(module, items, target_bytes, name=name, progress=progress)  # type: ignore[no-any-return]
 
 

@@ -27,7 +27,6 @@ from raceline.ir.packed import packed
 from raceline.ir.serialise import message_bytes
 
 _OPSET = 18  # the exporter's own
-_INT32 = torch.iinfo(torch.int32)
 _INSTALL = "pip install 'raceline[train]'"
 _TIDYING = ("move_quantisation", "cancel_quantisation", "merge_common_subexpressions", "remove_dead_code")
 
@@ -81,7 +80,7 @@ class _Layer(nn.Module):
     def __init__(self, layer: QuantisedLayer, source: FakeQuantise | None) -> None:
         super().__init__()
         self.axis, self.inner = layer.axis or 0, layer.layer
-        small, steps, bias = layer.whole()
+        small, steps, bias = layer.whole(None if source is None else float(source.step.detach()))
         self.register_buffer("weight", small)
         self.register_buffer("weight_step", steps)
         self.register_buffer("bias", bias)
@@ -94,11 +93,9 @@ class _Layer(nn.Module):
             self._round_bias(bias, (steps.double() * float(source.step.detach())).to(torch.float32))
 
     def _round_bias(self, bias: Tensor, products: Tensor) -> None:
-        """A bias in 32 bits on the scale of the products it is added to; one too large for that stays."""
-        whole = torch.round(bias.double() / products.double())
-        if not bool(((whole < _INT32.min) | (whole > _INT32.max)).any()):
-            self.bias, self.bias_step = whole.to(torch.int32), products
-            self.bias_zero = torch.zeros_like(self.bias)
+        """A bias in 32 bits on the scale of the products it is added to."""
+        self.bias, self.bias_step = torch.round(bias.double() / products.double()).to(torch.int32), products
+        self.bias_zero = torch.zeros_like(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = torch.ops.raceline_qat.dequantised(

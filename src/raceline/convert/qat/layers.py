@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from raceline.convert.qat.fake import rounded, weight_steps
+from raceline.convert.quantise.insert import MOST_OF_A_BIAS
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -90,12 +91,23 @@ class QuantisedLayer(nn.Module):
             self._follow(y.detach())
         return y
 
-    def whole(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The weight in whole numbers (int8), its steps (C,) or (), and the folded bias."""
-        weight, bias = self.folded()
-        small = torch.round(weight / self.step).clamp_(-self.largest, self.largest).to(torch.int8)
-        steps = self.step.reshape(()) if self.axis is None else self.step.reshape(-1)
-        return small, steps.detach().clone(), None if bias is None else bias.detach().clone()
+    def whole(self, source_step: float | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The weight in whole numbers (int8), its steps (C,) or (), and the folded bias.
+
+        Args:
+            source_step: of the input, where that is rounded: then no step is so small that the bias, which
+                engines round to the scale of the products, would be too large for 32 bits.
+        """
+        weight, bias = (None if part is None else part.detach() for part in self.folded())
+        step = self.step.detach().clone()
+        if source_step is not None and bias is not None:
+            least = bias.abs() / (source_step * MOST_OF_A_BIAS)
+            groups = self.layer.groups if self.transposed else 1
+            least = least.max() if self.axis is None else least.reshape(groups, -1).amax(dim=0)
+            step = torch.maximum(step, least.reshape(step.shape))
+        small = torch.round(weight / step).clamp_(-self.largest, self.largest).to(torch.int8)
+        steps = step.reshape(()) if self.axis is None else step.reshape(-1)
+        return small, steps, None if bias is None else bias.clone()
 
     @torch.no_grad()
     def _follow(self, y: Tensor) -> None:

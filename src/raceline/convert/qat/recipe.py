@@ -39,8 +39,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checks = (
-            ("epochs", self.epochs >= 1, "1 or more"),
-            ("batch", self.batch >= 1, "1 or more"),
+            ("epochs", isinstance(self.epochs, int) and self.epochs >= 1, "a whole number, 1 or more"),
+            ("batch", isinstance(self.batch, int) and self.batch >= 1, "a whole number, 1 or more"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
             ("optimiser", self.optimiser in {"sgd", "adamw"}, "sgd or adamw"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),

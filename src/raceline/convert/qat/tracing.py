@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional
 
 from raceline.convert.qat.fake import FakeQuantise
 from raceline.convert.qat.kinds import Kinds, is_float_tensor
@@ -17,6 +18,10 @@ from raceline.convert.quantise.scheme import Scheme
 from raceline.core.errors import BadModelError
 
 _LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+_FUNCTIONS = {
+    functional.linear, functional.conv1d, functional.conv2d, functional.conv3d, functional.conv_transpose1d,
+    functional.conv_transpose2d, functional.conv_transpose3d,
+}  # fmt: skip
 _QUANTISER = "quantise"
 
 
@@ -112,7 +117,7 @@ def _traced(module: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
 
 def _replace_layers(traced: fx.GraphModule, kinds: Kinds, scheme: Scheme) -> dict[str, str]:
     """Put a QuantisedLayer in the place of each layer and its BatchNorm; returns what was left, and why."""
-    refused = {}
+    refused: dict[str, str] = {}
     calls: dict[str, int] = {}
     for node in traced.graph.nodes:
         if node.op == "call_module":
@@ -120,6 +125,7 @@ def _replace_layers(traced: fx.GraphModule, kinds: Kinds, scheme: Scheme) -> dic
     for node in [*traced.graph.nodes]:
         layer, name = kinds.module(node), str(node.target)
         if not isinstance(layer, _LAYERS):
+            refused |= _left(node, layer)
             continue
         why = unfit(layer)
         if calls[name] > 1:
@@ -144,6 +150,17 @@ def _replace_layers(traced: fx.GraphModule, kinds: Kinds, scheme: Scheme) -> dic
     traced.delete_all_unused_submodules()
     traced.recompile()
     return refused
+
+
+def _left(node: fx.Node, layer: Any) -> dict[str, str]:
+    """What multiplies by weights and is no layer that can be rounded, with the reason."""
+    if isinstance(layer, nn.Module):
+        heavy = any(parameter.ndim > 1 for parameter in layer.parameters())
+        why = f"{type(layer).__name__} is not rounded, only convolutions and linear layers are"
+        return {str(node.target): why} if heavy else {}
+    if node.op == "call_function" and node.target in _FUNCTIONS:
+        return {node.name: "it is called as a function; make it a layer of torch.nn"}
+    return {}
 
 
 def _norm_behind(node: fx.Node, kinds: Kinds, calls: dict[str, int]) -> fx.Node | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,8 @@ def trained(
             total = 0.0
             for chosen, truth in _batches(data, recipe.batch):
                 inputs = chosen if augment is None else augment(chosen)
-                total += _step(module.train(), inputs, truth, judge, optimiser, recipe) * len(truth)
+                with shapes_explained(module, inputs, truth):
+                    total += _step(module.train(), inputs, truth, judge, optimiser, recipe) * len(truth)
                 schedule.step()
                 step.advance(note=f"epoch {epoch + 1} of {recipe.epochs}")
             history.losses.append(total / len(items))
@@ -178,7 +180,32 @@ def _as_tensors(items: Array, labels: Array) -> tuple[Tensor, Tensor]:
         )
     if items.dtype.kind == "f" and not np.isfinite(items).all():
         raise BadModelError("the training data has NaN or infinity in it", next_step="Leave those items out.")
-    return torch.from_numpy(np.ascontiguousarray(items)), torch.from_numpy(np.ascontiguousarray(labels))
+    truth = np.ascontiguousarray(labels)
+    if truth.dtype.kind in "iu":
+        truth = truth.astype(np.int64)  # as torch wants classes
+    return as_floats(items), torch.from_numpy(truth)
+
+
+def as_floats(items: Array) -> Tensor:
+    """Items as torch takes them: floats in single precision, whole numbers as they are."""
+    array = np.ascontiguousarray(items)
+    return torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
+
+
+@contextmanager
+def shapes_explained(module: nn.Module, items: Tensor, labels: Tensor | None = None) -> Iterator[None]:
+    """Turn what torch says of arrays that do not fit into a ShapeError that tells what was given."""
+    try:
+        yield
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        given = f"items of shape {list(items.shape)} ({items.dtype})"
+        if labels is not None:
+            given += f" with labels of shape {list(labels.shape)} ({labels.dtype})"
+        raise ShapeError(
+            f"{type(module).__name__} does not take {given}",
+            (str(error).strip().splitlines() or [type(error).__name__])[0],
+            "Give arrays as its forward takes them, axis 0 counting items, and classes it has.",
+        ) from error
 
 
 def _batches(data: tuple[Tensor, Tensor], batch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -27,7 +27,8 @@ _LEAST_OPSET = 13  # the first in which scales may follow an axis
 _FLOWING = ("Add", "AveragePool", "Concat", "GlobalAveragePool", "Mul")
 """Operators that ONNX Runtime has 8-bit kernels for; worth it where all that they read is quantised already."""
 _TIDYING = ("cancel_quantisation", "merge_common_subexpressions", "remove_dead_code")
-_INT32 = np.iinfo(np.int32)
+MOST_OF_A_BIAS = 2**30
+"""A bias in whole numbers may be this large: half of what 32 bits hold is left to the products."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def plan(model: Model, scheme: Scheme) -> Plan:
     if plain.program.opset_imports.get("", 1) < _LEAST_OPSET:
         plain = with_opset(plain, _LEAST_OPSET)
     infer(plain.program)  # what was inside functions has no types yet
-    _name_all(plain.program.graph)
+    name_all(plain.program.graph)
     layers, refused = _chosen(plain.program.graph, scheme, ())
     if not layers:
         why = "; ".join(f"{name}: {reason}" for name, reason in [*refused.items()][:5])
@@ -107,7 +108,8 @@ def quantise(
     )
 
 
-def _name_all(graph: ir.Graph) -> None:
+def name_all(graph: ir.Graph) -> None:
+    """Give every node without a name one: people and settings call layers by them."""
     for place, node in enumerate(graph):
         node.name = node.name or f"{node.op_type}_{place}"
 
@@ -135,7 +137,7 @@ def _values(graph: ir.Graph, layers: Iterable[Layer], scheme: Scheme) -> list[ir
             found[value] = None
             if scheme.results:
                 found[_origin(value)] = None
-        if scheme.results and is_op(layer.node, "Conv"):
+        if is_op(layer.node, "Conv") and (scheme.results or (scheme.sums and _is_added(layer.result))):
             found[layer.result] = None
     if scheme.results:
         _flow(graph, found)
@@ -150,6 +152,15 @@ def _origin(value: ir.Value) -> ir.Value:
             break
         value, node = node.inputs[0], node.inputs[0].producer()
     return value
+
+
+def _is_added(value: ir.Value) -> bool:
+    """Whether all that reads a value adds something computed to it."""
+    nodes = [use.node for use in value.uses()]
+    return bool(nodes) and all(
+        is_op(node, "Add") and not any(constant(operand) is not None for operand in node.inputs)
+        for node in nodes
+    )
 
 
 def _flow(graph: ir.Graph, found: dict[ir.Value, None]) -> None:
@@ -221,7 +232,7 @@ class _Writer:
         assert weight is not None and value is not None
         per_channel = self.scheme.per_channel and (not is_op(node, "MatMul") or weight.ndim == 2)
         axis = layer.axis if per_channel else None
-        small, scale = rounded(weight, axis, self.scheme.weight_bits)
+        small, scale = rounded(weight, axis, self.scheme.weight_bits, self._least_scale(layer, axis))
         name = str(value.name)
         attributes = {} if axis is None else {"axis": axis}
         wide = self.scope.add_node(
@@ -237,9 +248,27 @@ class _Writer:
         )
         node.replace_input_with(layer.weight, wide)
         if layer.bias is not None:
-            self._bias(layer, scale, weight)
+            self._bias(layer, scale)
 
-    def _bias(self, layer: Layer, scale: Array, weight: Array) -> None:
+    def _least_scale(self, layer: Layer, axis: int | None) -> Array:
+        """The scales of a layer's weights below which its bias would not fit the sums of products.
+
+        Engines round a bias to the scale of the products and clip it there, be it a float in the graph. So a
+        channel whose weights are next to nothing, as training leaves some, would lose its bias.
+        """
+        source = layer.node.inputs[layer.activations[0]]
+        if layer.bias is None or source not in self._scales:
+            return np.zeros(())
+        bias = constant(layer.node.inputs[layer.bias])
+        assert bias is not None
+        reach = np.abs(bias.astype(np.float64).reshape(-1)) / (MOST_OF_A_BIAS * self._scales[source])
+        if axis is None:
+            return np.asarray(reach.max())
+        group = attribute(layer.node, "group", 1) if is_op(layer.node, "ConvTranspose") else 1
+        least: Array = reach.reshape(group, -1).max(axis=0)
+        return least
+
+    def _bias(self, layer: Layer, scale: Array) -> None:
         """A bias in 32 bits, on the scale of the products it is added to."""
         node = layer.node
         assert layer.bias is not None
@@ -252,8 +281,6 @@ class _Writer:
         steps = np.tile(scale.astype(np.float64), group) if scale.ndim else scale.astype(np.float64)
         steps = steps * self._scales[source]
         whole = np.rint(bias.reshape(-1) / steps)
-        if not np.all((whole >= _INT32.min) & (whole <= _INT32.max)):
-            return  # a channel whose weights are next to nothing; the bias stays as it is
         name = str(value.name)
         parts = [
             self.scope.add_constant(f"{name}_quantised", whole.reshape(bias.shape).astype(np.int32)),
@@ -265,13 +292,16 @@ class _Writer:
         node.replace_input_with(layer.bias, wide)
 
 
-def rounded(weight: Array, axis: int | None, bits: int) -> tuple[Array, Array]:
-    """A weight in whole numbers around zero, and its scale: one, or one for each index of an axis."""
+def rounded(weight: Array, axis: int | None, bits: int, least: Array | float = 0.0) -> tuple[Array, Array]:
+    """A weight in whole numbers around zero, and its scale: one, or one for each index of an axis.
+
+    No scale is less than `least`.
+    """
     largest = 2 ** (bits - 1) - 1
     others = None if axis is None else tuple(a for a in range(weight.ndim) if a != axis)
     reach = np.abs(weight.astype(np.float64)).max(axis=others)
     scale = np.where(reach > 0, reach / largest, 1.0).astype(np.float32)  # a channel of zeros has any scale
-    scale = np.maximum(scale, np.finfo(np.float32).tiny)
+    scale = np.maximum(scale, np.maximum(least, np.finfo(np.float32).tiny)).astype(np.float32)
     shape = [1] * weight.ndim
     if axis is not None:
         shape[axis] = -1

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
 from raceline.convert.quantise.samples import Samples
 from raceline.core.errors import BadModelError, ConfigError
-from raceline.ir import Accuracy, Model
+from raceline.ir import FULL, Accuracy, Model
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
 Metric = Literal["fidelity", "top1"]
 METRICS: tuple[Metric, ...] = ("fidelity", "top1")
 
-Run = Callable[[Model, str, Samples], Sequence[Tensors]]
-"""Answers of a model on an engine, call by call, in full batches of the samples' size."""
+
+class Run(Protocol):
+    """Answers of a model on an engine at a precision, call by call, in full batches of the samples' size."""
+
+    def __call__(
+        self, model: Model, engine: str, samples: Samples, precision: str = FULL
+    ) -> Sequence[Tensors]:
+        """Run them."""
+
 
 FULL_PRECISION = ("onnxruntime", "patchwork")
 """What runs the unquantised model; the second for those that the first does not take whole."""
@@ -52,12 +59,14 @@ class Budget:
 _DROPS = {"fidelity": 0.05, "top1": 0.01}
 
 
-def budget_of(metric: str, drop: float | None) -> Budget:
+def budget_of(metric: str, drop: float | None, *, labelled: bool = False) -> Budget:
     """The budget of words from a command line; None is what is usual for the metric.
 
     Raises:
-        ConfigError: there is no such metric, or the drop makes no sense.
+        ConfigError: there is no such metric, or the drop makes no sense; or the metric leaves labels unused.
     """
+    if labelled and metric != "top1":
+        raise ConfigError(f"the metric {metric} does not look at labels", "", "Give --metric top1 with them.")
     return Budget(cast(Metric, metric), _DROPS.get(metric, 0.0) if drop is None else drop)
 
 
@@ -80,9 +89,9 @@ class Judge:
         self._expected = self._gathered(_answers_of(full, samples, run))
         self.full = self._value(self._expected)
 
-    def score(self, model: Model, engine: str) -> Accuracy:
-        """Run a model on an engine and count."""
-        return self.mark(self._run(model, engine, self.samples))
+    def score(self, model: Model, engine: str, precision: str = FULL) -> Accuracy:
+        """Run a model on an engine and count; of QDQ the graph says the precision."""
+        return self.mark(self._run(model, engine, self.samples, precision))
 
     def mark(self, answers: Sequence[Tensors]) -> Accuracy:
         """Count.
@@ -113,19 +122,31 @@ class Judge:
         return 1.0 - max((apart(name, self._expected, found) for name in self._expected[0]), default=0.0)
 
     def _top1(self, found: list[Tensors]) -> float:
-        (name, first), *_ = self._expected[0].items()
-        if first.ndim < 2 or first.dtype.kind != "f":
-            raise ConfigError(
-                f"top1 needs scores of classes, and {name!r} is {first.dtype} of shape {list(first.shape)}",
-                next_step="Take --metric fidelity.",
-            )
-        chosen = np.concatenate([one[name].argmax(-1).reshape(-1) for one in found])
+        """The share of right answers; labels are of the first output, and any other must agree as well."""
+        first, *others = self._expected[0]
+        chosen = _classes(first, found)
         truth = self.samples.labels
         if truth is None:
-            truth = np.concatenate([one[name].argmax(-1).reshape(-1) for one in self._expected])
+            truth = _classes(first, self._expected)
         if truth.shape != chosen.shape:
-            raise ConfigError(f"there are {len(truth)} labels for {len(chosen)} answers of {name!r}")
-        return float(np.mean(chosen == truth))
+            raise ConfigError(f"there are {len(truth)} labels for {len(chosen)} answers of {first!r}")
+        agreed = [np.mean(_classes(name, found) == _classes(name, self._expected)) for name in others]
+        return float(np.mean(chosen == truth) * min(agreed, default=1.0))
+
+
+def _classes(name: str, answers: Sequence[Tensors]) -> np.ndarray[Any, Any]:
+    """The class that each item's scores tell.
+
+    Raises:
+        ConfigError: the output holds no scores.
+    """
+    for one in answers[:1]:
+        if one[name].ndim < 2 or one[name].dtype.kind != "f":
+            raise ConfigError(
+                f"top1 needs scores of classes, and {name!r} is {one[name].dtype} of shape {list(one[name].shape)}",
+                next_step="Take --metric fidelity.",
+            )
+    return np.concatenate([one[name].argmax(-1).reshape(-1) for one in answers])
 
 
 def _answers_of(full: Model, samples: Samples, run: Run) -> Sequence[Tensors]:

@@ -115,5 +115,8 @@ def _result(node: ir.Node) -> ir.Value:
 
 
 def rearranging(node: ir.Node | None) -> bool:
-    """Whether a node only moves, picks or repeats elements of its first input."""
+    """Whether a node only moves, picks or repeats elements of its first input, or adds zeros to them."""
+    if node is not None and is_op(node, "Pad") and attribute(node, "mode", "constant") == "constant":
+        filling = constant(operand(node, 2))
+        return operand(node, 2) is None or (filling is not None and not filling.any())
     return is_op(node, *_REARRANGING)

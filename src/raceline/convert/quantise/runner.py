@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from statistics import median
 from types import TracebackType
 
@@ -41,7 +42,9 @@ class Runner:
     ) -> None:
         self._bench.__exit__(kind, error, trace)
 
-    def __call__(self, model: Model, engine: str, samples: Samples) -> Sequence[Tensors]:
+    def __call__(
+        self, model: Model, engine: str, samples: Samples, precision: str = FULL
+    ) -> Sequence[Tensors]:
         """The answers of a model, in full batches.
 
         Raises:
@@ -49,7 +52,7 @@ class Runner:
             BackendLostError: the engine crashed; NotReadyError: there was not enough memory.
         """
         size = min(samples.batch, samples.items) if samples.stacked else 1
-        with self._held(model, Candidate(engine, threads=self._threads, batch=size)) as candidate:
+        with self._held(model, Candidate(engine, precision, self._threads, size)) as candidate:
             return self._bench.answer(candidate, samples.full_batches(size))
 
     def item_s(self, model: Model) -> float:
@@ -67,14 +70,17 @@ class Runner:
                 reasons.append(f"{engine}: {error}")
         raise BadModelError(f"{model.name} cannot be run on the data", "; ".join(reasons))
 
-    def gain(self, full: Model, quantised: Model, engine: str) -> float:
+    def gain(self, full: Model, quantised: Model, engine: str, precision: str = FULL) -> float:
         """How many times faster an engine runs the second model than the first, one item at a time, in turns.
+
+        The second one at a precision, where its graph does not say it all.
 
         Raises:
             BadModelError, BackendLostError, NotReadyError: as a call.
         """
         way = Candidate(engine, threads=self._threads)
-        with self._held(full, way) as slow, self._held(quantised, way) as fast:
+        fewer = replace(way, precision=precision)
+        with self._held(full, way) as slow, self._held(quantised, fewer) as fast:
             once_s = max(1e-6, min(self._bench.time(slow, 2).times_s))
             calls = max(1, min(50, round(_LEAST_CALLS_S / once_s)))
             pairs = [
@@ -87,7 +93,7 @@ class Runner:
     def _held(self, model: Model, way: Candidate) -> Iterator[Candidate]:
         """A model as a graph of the bench's, while the block runs; what it is called there."""
         name = f"graph{next(self._numbers)}"
-        candidate = Candidate(way.engine, FULL, way.threads, way.batch, variant=name)
+        candidate = replace(way, variant=name)
         self._models[name] = model
         try:
             yield candidate

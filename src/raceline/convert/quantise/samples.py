@@ -19,6 +19,7 @@ GENERATED = "generated"
 """What stands in place of a file's name where made-up inputs are wanted."""
 
 _GENERATED_ITEMS = 64
+_SEED = 0  # of what falls into which half
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,20 @@ class Samples:
         return self.pick([i * self.items // most for i in range(most)])
 
     def split(self) -> tuple[Samples, Samples]:
-        """Every other item: one half to calibrate on, one to judge by.
+        """Two halves by chance, the same each time: one to calibrate on, one to judge by.
+
+        Neighbours in a recording, or what alternates in it, must not fall into one half each; and where the true
+        classes are known, each half has as many of each.
 
         Raises:
             ConfigError: there is only one.
         """
         if self.items < 2:
             raise ConfigError("one item cannot be split into two halves", self.origin, "Give more samples.")
-        return self.pick(range(0, self.items, 2)), self.pick(range(1, self.items, 2))
+        order = np.random.default_rng(_SEED).permutation(self.items)
+        if self.labels is not None and self.labels.ndim == 1:
+            order = order[np.argsort(self.labels[order], kind="stable")]
+        return self.pick(sorted(order[0::2])), self.pick(sorted(order[1::2]))
 
     def sha256(self) -> str:
         """Digest of all items and labels, the key of what was measured with them."""

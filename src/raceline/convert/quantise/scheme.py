@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,11 @@ RUNS_QDQ = ("onnxruntime", "openvino", "native")
 values, and its own 8-bit path takes no ranges but those that its own tool finds."""
 
 
+RUNS_STORED = {8: ("onnxruntime", "openvino"), 4: ("onnxruntime",)}
+"""Engines that multiply by weights of 8 or 4 bits as they are stored, and are faster for it where rows are few;
+OpenVINO's 4 bits were never faster than its 8. Other engines widen such weights once, while loading."""
+
+
 @dataclass(frozen=True)
 class Scheme:
     """How to quantise.
@@ -28,6 +33,8 @@ class Scheme:
         method: how ranges of activations are found.
         results: whether the results of quantised convolutions are quantised at once, as ONNX Runtime's kernels
             want it; else only what such nodes read, and the engine decides.
+        sums: whether results of convolutions that are added to something computed are quantised before, so that
+            residual sums are of 8-bit numbers on both sides. It saves memory traffic and costs accuracy.
         products: whether products whose factors are both computed, as in attention, are quantised too.
     """
 
@@ -36,6 +43,7 @@ class Scheme:
     per_channel: bool = True
     method: Method = "minmax"
     results: bool = True
+    sums: bool = False
     products: bool = True
 
     def __post_init__(self) -> None:
@@ -45,6 +53,14 @@ class Scheme:
             raise ConfigError(f"weights cannot have {self.weight_bits} bits", "4 to 8 are possible")
         if self.activations not in {"uint8", "int8"}:
             raise ConfigError(f"activations cannot be {self.activations}", "uint8 and int8 are possible")
+
+    @property
+    def precision(self) -> str:
+        """What the tuner and the command line call it."""
+        return "int8"
+
+    def __str__(self) -> str:
+        return f"{self.weight_bits}-bit weights, {self.activations} activations, ranges by {self.method}"
 
     @property
     def dtype(self) -> np.dtype[np.integer[Any]]:
@@ -59,3 +75,9 @@ def scheme_for(engine: str, platform: PlatformProfile, *, method: Method = "minm
     return Scheme(
         weight_bits=8 if exact else 7, results=engine == "onnxruntime", products=not ours, method=method
     )
+
+
+def schemes_for(engine: str, platform: PlatformProfile) -> tuple[Scheme, ...]:
+    """Schemes between which measuring has to decide, the more accurate first."""
+    usual = scheme_for(engine, platform)
+    return (usual, replace(usual, sums=True)) if engine == "openvino" else (usual,)

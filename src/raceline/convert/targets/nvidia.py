@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raceline.convert.targets.drafting import (
     Draft,
     Wish,
@@ -27,6 +29,7 @@ from raceline.ir.platform import EngineChoice
 TENSORRT, CUDA = "TensorrtExecutionProvider", "CUDAExecutionProvider"
 _TRT_DOC = "onnxruntime.ai, TensorRT execution provider"
 _CUDA_DOC = "onnxruntime.ai, CUDA execution provider"
+_HALVES = frozenset({"fp16", "bf16"})
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _SMALLEST_ISLAND = 5
 
@@ -36,6 +39,8 @@ def plan(facts: Facts, platform: PlatformProfile, choice: EngineChoice, wish: Wi
     device = Device(platform)
     chain = [CUDA] if choice.provider == CUDA else [TENSORRT, CUDA]
     source = _TRT_DOC if chain[0] == TENSORRT else _CUDA_DOC
+    if chain[0] == CUDA:  # it computes in the graph's own type; only TensorRT converts it
+        choice = replace(choice, precisions=tuple(name for name in choice.precisions if name not in _HALVES))
     precision, decided = precision_for(facts, choice, device, wish, source)
     partition = share_out(facts, [(name, table(_TABLES[name])) for name in chain])
     workspace, why = workspace_for(device, facts.weight_bytes(WIDTHS[precision]))

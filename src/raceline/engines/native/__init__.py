@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from raceline import __version__, engines
 from raceline.core.errors import BadModelError, ConfigError
 from raceline.engines import Options, Tolerance
+from raceline.ir.weights_only import restored
 
 if TYPE_CHECKING:
     from raceline.engines.native.session import NativeSession
@@ -70,11 +71,11 @@ def assemble(model: Model, options: Options) -> NativeSession:
     from raceline.engines.native.session import NativeSession
 
     _refuse_precision(options)
-    return NativeSession(model, options)
+    return NativeSession(restored(model), options)
 
 
 def _refuse_precision(options: Options) -> None:
-    if options.precision not in _PRECISIONS:
+    if options.arithmetic not in _PRECISIONS:
         raise ConfigError(
             f"native cannot run at {options.precision}",
             "its kernels compute in single precision, and in 8 bits where the graph says so",

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from raceline import _native, engines
 from raceline.core.errors import ConfigError, RacelineError
 from raceline.engines import Options, Session, Tensors
 from raceline.engines._cut import cut
+from raceline.engines._pinning import own_cores
 from raceline.engines.native import methods
 from raceline.engines.native.build import build
 from raceline.engines.native.segments import Segment, cut_up, settled
@@ -202,16 +203,17 @@ class _Making:
         names = {
             name for step in segment.steps for name in (*step.reads, *step.writes, step.residual) if name
         }
-        net = build(
-            segment.steps,
-            {name: segment.seen(self.table.known[name].shape) for name in names},
-            inputs,
-            list(outputs),
-            threads=self.options.threads,
-            streams=self.options.streams,
-            kernels=_kernels(),
-            choosing_s=self.budget_s if self.options.optimise else 0.0,
-        )
+        with own_cores(self.options):
+            net = build(
+                segment.steps,
+                {name: segment.seen(self.table.known[name].shape) for name in names},
+                inputs,
+                list(outputs),
+                threads=self.options.threads,
+                streams=self.options.streams,
+                kernels=_kernels(),
+                choosing_s=self.budget_s if self.options.optimise else 0.0,
+            )
         if not self.options.optimise:
             net.prepare(0.0, False)
             return NetPart(net, inputs, outputs)
@@ -231,7 +233,7 @@ def _whole(model: Model, options: Options) -> OtherPart:
 
 
 def _plain(options: Options) -> Options:
-    return Options(threads=options.threads, streams=options.streams, optimise=options.optimise)
+    return replace(options, precision="fp32", shapes={})
 
 
 def _kernels() -> str:

@@ -161,8 +161,7 @@ class _Finding:
             self._add_bias(chain)
         follows = [self._add_function, self._add_residual, *([self._norm_after] if eight is None else [])]
         for follow in follows:
-            self._reshape(chain)
-            follow(chain)
+            self._past_reshapes(chain, follow)
         kind, read = "linear", x
         if eight is None:
             read = self._norm_before(chain, node, x)
@@ -177,14 +176,27 @@ class _Finding:
         """How the product is one of 8-bit numbers; None where it is none that the kernels take."""
         attribute = node.attributes.get("transB")
         turned = attribute is not None and bool(attribute.value)
-        found, weights = rounded(node.inputs[0]), whole_weights(node.inputs[1], 0 if turned else 1)
+        value, reshapes = node.inputs[0], []
+        while value is not None and (by := value.producer()) is not None and by.op_type in RESHAPES:
+            reshapes.append(by)
+            value = by.inputs[0]
+        found, weights = rounded(value), whole_weights(node.inputs[1], 0 if turned else 1)
         if found is None or weights is None or k > MOST_DEPTH:
             return None
         source, x_bytes, between = found
         if self._shapes.get(str(source.name)) != self._shapes.get(str(between[1].outputs[0].name)):
             return None
         numbers = np.ascontiguousarray(weights.numbers.T if turned else weights.numbers)
-        return _EightBits(source, x_bytes, Whole(numbers, weights.scale), between)
+        return _EightBits(source, x_bytes, Whole(numbers, weights.scale), [*between, *reshapes])
+
+    def _past_reshapes(self, chain: _Chain, follow: Callable[[_Chain], None]) -> None:
+        """Let a follower look behind what reshapes; what it finds nothing behind stays a view of the result."""
+        nodes, out = [*chain.nodes], chain.out
+        self._reshape(chain)
+        reached = chain.out
+        follow(chain)
+        if chain.out is reached:
+            chain.nodes, chain.out = nodes, out
 
     def _reshape(self, chain: _Chain) -> None:
         """Take in what changes the shape and keeps rows and columns as they are."""
