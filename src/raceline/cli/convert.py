@@ -271,7 +271,7 @@ def _inspected(found: "Inspection") -> None:
     from rich.table import Table
 
     from raceline.core.units import format_bytes, format_seconds
-    from raceline.loop.console import wide_console
+    from raceline.loop import wide_console
 
     typer.echo(f"{found.name} ({', '.join(text for text in found.source.values() if text)})")
     for note in found.notes:

@@ -72,6 +72,6 @@ def tune(
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     else:
-        from raceline.loop.console import wide_console
+        from raceline.loop import wide_console
 
         show_tuned(found, wide_console())

@@ -1,6 +1,6 @@
 """Journeys through all rooms: a model file in, a served and measured endpoint out."""
 
-from raceline.loop.console import TerminalProgress
+from raceline.loop.console import TerminalProgress, wide_console
 from raceline.loop.deploy import deploy
 from raceline.loop.deployment import Deployment, Plan, Served
 from raceline.loop.needs import Counted
@@ -25,4 +25,5 @@ __all__ = [
     "show",
     "show_tuned",
     "tune_bundle",
+    "wide_console",
 ]
