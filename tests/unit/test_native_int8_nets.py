@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from raceline import _native, engines
 from raceline.convert.readers import onnx as reader
 from raceline.engines import Options
+from raceline.engines.native import assemble
 from raceline.engines.native.build import build
-from raceline.engines.native.plan import KERNELS_VARIABLE
+from raceline.engines.native.plan import KERNELS_VARIABLE, exactly
 from raceline.engines.native.segments import cut_up, settled
 from raceline.ir import run_reference
 
@@ -444,6 +445,26 @@ def test_rows_refuse_what_does_not_fit():
     for call in refused:
         with pytest.raises((ValueError, TypeError)):
             call()
+
+
+def test_what_is_left_to_the_other_engine_is_exact_too(tmp_path):
+    """Whose 8-bit sums would saturate on CPUs without VNNI: products of 127 with 255, in pairs."""
+    g = Written(2, 1, 24, 8, 8)
+    y = g.rounded(g.conv(g.rounded("x", 2**-4), 2**-4, 32, 1), 2**-3, np.uint8(0))
+    rows = g.do("Reshape", y, np.array([4, 8, 64]), shape=(4, 8, 64))
+    rows = g.rounded(rows, 2**-3, np.uint8(0))
+    numbers = np.full((64, 40), 127, np.int8)
+    numbers[:, ::2] = g.random.integers(-128, 127, (64, 20))
+    w = g.do("DequantizeLinear", numbers, np.float32(2**-9), np.int8(0), shape=numbers.shape)
+    z = g.do("MatMul", rows, w, shape=(4, 8, 40))
+    model, inputs = g.model(tmp_path, z), g.inputs()
+    inputs["x"] = np.abs(inputs["x"]) * 8
+    expected = run_reference(model, inputs)
+    session = assemble(model, Options(shapes={"x": g.shape}))
+    assert_equal(session.run(inputs), expected)
+    whole, table = settled(model, {"x": g.shape})
+    assert [segment.steps is None for segment in cut_up(whole, table)] == [False, True]
+    assert_equal(engines.load("onnxruntime").load(exactly(model), Options()).run(inputs), expected)
 
 
 def test_steps_of_bytes_refuse_what_does_not_fit():

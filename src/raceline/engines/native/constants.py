@@ -13,6 +13,7 @@ Array = np.ndarray[Any, Any]
 MOST_DEPTH = 32768
 """Products in one sum of 8-bit kernels, at most: more might not fit 32 bits."""
 
+_SURELY_TOGETHER = 64  # 255 * (64 + 64) fits 16 bits
 _BYTES = {np.dtype(np.uint8): 0, np.dtype(np.int8): 128}  # what makes a zero point that of uint8
 
 
@@ -47,6 +48,14 @@ def constant(value: ir.Value | None) -> Array | None:
 def is_dequantising(node: ir.Node) -> bool:
     """Whether a node does nothing but say what whole numbers, which are constants, stand for."""
     return _is(node, "DequantizeLinear") and all(v is None or _held(v) is not None for v in node.inputs)
+
+
+def may_saturate(node: ir.Node) -> bool:
+    """Whether a node dequantises weights of which two neighbours might be too large for sums in 16 bits."""
+    numbers = _held(node.inputs[0]) if is_dequantising(node) else None
+    if numbers is None or numbers.dtype != np.int8 or not numbers.size:
+        return False
+    return max(int(numbers.max()), -int(numbers.min())) > _SURELY_TOGETHER
 
 
 def whole_weights(value: ir.Value | None, axis: int) -> Whole | None:

@@ -18,8 +18,10 @@ from raceline.engines._cut import cut
 from raceline.engines._pinning import own_cores
 from raceline.engines.native import methods
 from raceline.engines.native.build import build
+from raceline.engines.native.constants import constant, may_saturate
 from raceline.engines.native.segments import Segment, cut_up, settled
 from raceline.ir import Model, ShapeTable, make_inputs
+from raceline.ir.engine_rules import EXACT_INT8
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -224,11 +226,41 @@ class _Making:
 
     def _other(self, segment: Segment) -> OtherPart:
         part, inputs, _ = cut(self.whole, segment.nodes)
-        return OtherPart(engines.load(OTHER).load(part, _plain(self.options)), inputs)
+        return OtherPart(engines.load(OTHER).load(exactly(part), _plain(self.options)), inputs)
+
+
+def exactly(model: Model) -> Model:
+    """The model for the other engine: with 8-bit layers in floats where its 8-bit sums might saturate on this CPU.
+
+    They compute the same, for rounding to bytes stays, more slowly.
+    """
+    if EXACT_INT8 & set(_native.instruction_sets()):
+        return model
+    if not any(may_saturate(node) for node in model.program.graph):
+        return model
+    made = model.clone()
+    for node in list(made.program.graph):
+        if may_saturate(node):
+            _hold(made.program.graph, node)
+    return made
+
+
+def _hold(graph: ir.Graph, node: ir.Node) -> None:
+    """Put the numbers that a node computes from constants in its place."""
+    import onnx_ir as ir
+
+    value, numbers = node.outputs[0], constant(node.outputs[0])
+    if numbers is None or value.is_graph_output():
+        return
+    held = ir.Value(name=f"{value.name}.known", const_value=ir.tensor(numbers))
+    held.shape, held.type = ir.Shape(numbers.shape), ir.TensorType(ir.DataType.FLOAT)
+    graph.register_initializer(held)
+    value.replace_all_uses_with(held)
+    graph.remove(node, safe=True)
 
 
 def _whole(model: Model, options: Options) -> OtherPart:
-    session = engines.load(OTHER).load(model, _plain(options))
+    session = engines.load(OTHER).load(exactly(model), _plain(options))
     return OtherPart(session, tuple(spec.name for spec in model.signature.inputs))
 
 
