@@ -138,6 +138,20 @@ def real_models() -> list[Case]:
     ]
 
 
+def named(names: str) -> list[Case]:
+    """The zoo's and the real models with these comma-separated names; all of them where there is none.
+
+    Raises:
+        SystemExit: a name is of no model that is here.
+    """
+    cases = [*zoo_models(), *real_models()]
+    chosen = set(filter(None, names.split(",")))
+    if unknown := sorted(chosen - {case.name for case in cases}):
+        there = ", ".join(case.name for case in cases)
+        raise SystemExit(f"unknown models: {', '.join(unknown)}; there are {there}")
+    return [case for case in cases if not chosen or case.name in chosen]
+
+
 def missing() -> dict[str, str]:
     """Model name -> the command that brings it, for each pretrained model that is not here."""
     return {carried.name: INSTALL for carried in CARRIED if carried.path() is None}

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import _int8_peers
 from benchmarks._engines import nncf
-from benchmarks._models import Case, real_models, zoo_models
+from benchmarks._models import Case, named
+from benchmarks._native import off
 from raceline import engines
 from raceline.convert import optimise
 from raceline.convert.quantise import generated, plan, quantise, scheme_for
@@ -73,7 +73,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any] | None:
     row: dict[str, Any] = {}
     for name, session in exact.items():
         expected, found = session.run(inputs), timed[name].run(inputs)
-        row[f"{name}_off"] = max(_off(found[output], array) for output, array in expected.items())
+        row[f"{name}_off"] = max(off(found[output], array) for output, array in expected.items())
         session.close()
     least = dict.fromkeys(timed, float("inf"))
     for _ in range(rounds):
@@ -87,12 +87,6 @@ def measure(case: Case, rounds: int) -> dict[str, Any] | None:
         type(p).__name__ for plan in timed["native int8"]._plans.values() for p in plan.parts
     ]  # type: ignore[attr-defined]
     return row
-
-
-def _off(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
-    if expected.dtype.kind != "f":
-        return float((found != expected).mean())
-    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
 
 
 def show(rows: dict[str, dict[str, Any]]) -> None:
@@ -113,12 +107,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    chosen = set(filter(None, asked.models.split(",")))
-    rows = {}
-    for case in (*zoo_models(), *real_models()):
-        row = measure(case, asked.rounds) if case.name in chosen else None
-        if row is not None:
-            rows[case.name] = row
+    found = {case.name: measure(case, asked.rounds) for case in named(asked.models)}
+    rows = {name: row for name, row in found.items() if row is not None}
     show(rows)
     if asked.json:
         print(json.dumps(rows))

@@ -32,7 +32,7 @@ from raceline import engines, zoo
 from raceline.convert import IRTranslator, qat
 from raceline.convert.quantise import scheme_for
 from raceline.ir import Bundle, Model, this_machine
-from raceline.ir.engine_rules import EXACT_INT8
+from raceline.ir.engine_rules import multiplies_exactly
 
 Array = np.ndarray[Any, Any]
 NETS = ("resnet18_small", "mobilenet_v2_small")
@@ -144,7 +144,8 @@ def _stored(folder: Path, model: Model) -> tuple[Callable[[Array], Array], int]:
 def _peers(proof: Proof, path: Path, folder: Path, data: zoo.Data) -> None:
     """Each peer on its own engine, by the way of calibration that is best on the validation items."""
     items = data.train.items[:CALIBRATION]
-    exact = bool(EXACT_INT8 & set(this_machine().instruction_sets))
+    machine = this_machine()
+    exact = multiplies_exactly(machine.architecture, machine.instruction_sets)
     rows = [{"images": items[start : start + 8]} for start in range(0, len(items), 8)]
     alone = [{"images": items[start : start + 1]} for start in range(len(items))]  # as NNCF counts samples
     made = {

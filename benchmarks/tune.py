@@ -39,7 +39,7 @@ from raceline.convert.precision import Reduced
 from raceline.core.errors import RacelineError
 from raceline.core.progress import Progress
 from raceline.ir import FULL, Accuracy, Candidate, Model, Profile, Provenance, Shapes, this_machine
-from raceline.ir.engine_rules import EXACT_INT8
+from raceline.ir.engine_rules import multiplies_exactly
 from raceline.loop import TerminalProgress
 
 BATCHES = (1, 8)
@@ -119,7 +119,8 @@ class Peers:
 
 def peers_of(case: Case, source: Model, data: Sequence[dict[str, Any]], folder: Path) -> Peers:
     """What ONNX Runtime's quantiser and NNCF make of a model, in each way that they can, and OpenVINO's bf16."""
-    exact = bool(EXACT_INT8 & set(this_machine().instruction_sets))
+    machine = this_machine()
+    exact = multiplies_exactly(machine.architecture, machine.instruction_sets)
     found = Peers({}, {}, {})
     for tool, made in (
         ("onnxruntime", _int8_peers.onnxruntime(case.path, data, folder, exact=exact)),

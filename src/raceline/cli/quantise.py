@@ -39,7 +39,8 @@ def quantise(
     metric: Metric = "fidelity",
     accuracy_drop: AccuracyDrop = None,
     engine: Annotated[
-        str, typer.Option(help="What will run it: onnxruntime or openvino; of weights alone any engine.")
+        str,
+        typer.Option(help="What will run it: onnxruntime, openvino or native; of weights alone any engine."),
     ] = "onnxruntime",
     seconds: Annotated[
         float, typer.Option(help="Seconds after which nothing new is tried.", min=1.0)

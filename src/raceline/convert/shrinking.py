@@ -87,7 +87,7 @@ def shrink(
 
     Args:
         model: optimised.
-        samples: every other item is calibrated on, the rest judges; all judge where weights alone are quantised.
+        samples: one half is calibrated on, the other judges; all judge where weights alone are quantised.
         budget: how much may be lost.
         platform: whose instruction sets the numbers must suit.
         out: folder of the bundle; must be absent, empty or a bundle.

@@ -7,7 +7,7 @@ gets whole; the tuner therefore tries this engine only where all others refuse.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,5 +188,5 @@ def _part(model: Model, nodes: list[ir.Node], fast: engines.Engine, is_fast: boo
     if not is_fast:
         return _Part(first, last, None)
     part, inputs, outputs = cut(model, nodes)
-    plain = Options(threads=options.threads, streams=options.streams, optimise=options.optimise)
+    plain = replace(options, precision="fp32", shapes={})
     return _Part(first, last, fast.load(part, plain), inputs, outputs)

@@ -13,6 +13,11 @@ from raceline.ir.platform import EngineChoice
 EXACT_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8", "dotprod", "i8mm"}
 
 
+def multiplies_exactly(architecture: str, instruction_sets: Collection[str]) -> bool:
+    """Whether the runtimes' 8-bit products are exact there; else sums of two saturate, and weights need 7 bits."""
+    return architecture != "x86_64" or bool(EXACT_INT8 & set(instruction_sets))
+
+
 _NATIVE_SETS = {"avx2", "avx512f"}  # that the native kernels know
 
 

@@ -52,7 +52,7 @@ def restored(model: Model, keep: Callable[[ir.Node], bool] | None = None) -> Mod
     if not nodes:
         return model
     for node in nodes:
-        _fold(node)
+        fold(node)
     for value in [*made.program.graph.initializers.values()]:
         if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
             del made.program.graph.initializers[str(value.name)]
@@ -116,8 +116,8 @@ def _source(value: ir.Value) -> ir.Node | None:
     return node
 
 
-def _fold(node: ir.Node) -> None:
-    """Put floats in the place of what a node writes."""
+def fold(node: ir.Node) -> None:
+    """Put the floats that a DequantizeLinear of constants, which is no output of the graph, writes in its place."""
     import onnx_ir as ir
 
     given = [None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs]

@@ -66,10 +66,8 @@ class Plan:
             )
         if self.labels is not None and not self.data:
             raise ConfigError("labels need data", "they are the classes of its items", "Give --data FILE.")
-        labelled = self.labels is not None
-        quantise.budget_of(
-            self.metric, self.accuracy_drop, labelled=labelled
-        )  # raises where it makes no sense
+        # It raises where the budget makes no sense.
+        quantise.budget_of(self.metric, self.accuracy_drop, labelled=self.labels is not None)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from raceline.convert.qat.fake import FakeQuantise
 from raceline.convert.qat.kinds import Kinds, is_float_tensor
 from raceline.convert.qat.layers import CONVOLUTIONS, NORMS, TRANSPOSED, QuantisedLayer, unfit
+from raceline.convert.quantise.plan import reasons
 from raceline.convert.quantise.scheme import Scheme
 from raceline.core.errors import BadModelError
 
@@ -83,10 +84,9 @@ def prepared(module: nn.Module, example: Sequence[Tensor], scheme: Scheme) -> Fa
     _insert_quantisers(traced, scheme)
     made = FakeQuantised(traced, scheme, refused, given)
     if not made.layers:
-        why = "; ".join(f"{name}: {reason}" for name, reason in [*refused.items()][:5])
         raise BadModelError(
             f"{type(module).__name__} has nothing to quantise",
-            why or "it calls no convolution and no linear layer of torch.nn",
+            reasons(refused) or "it calls no convolution and no linear layer of torch.nn",
             "Train and serve it as it is.",
         )
     _same_answers(module, made, given)

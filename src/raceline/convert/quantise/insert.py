@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raceline.convert.graph import Scope, attribute, constant, is_op, only_user
-from raceline.convert.quantise.plan import Layer, layers_of, rearranging
+from raceline.convert.quantise.plan import Layer, layers_of, rearranging, reasons
 from raceline.convert.quantise.ranges import Observed
 from raceline.convert.quantise.scheme import Scheme
 from raceline.convert.rewrite import optimise
@@ -61,10 +61,9 @@ def plan(model: Model, scheme: Scheme) -> Plan:
     name_all(plain.program.graph)
     layers, refused = _chosen(plain.program.graph, scheme, ())
     if not layers:
-        why = "; ".join(f"{name}: {reason}" for name, reason in [*refused.items()][:5])
         raise BadModelError(
             f"{model.name} has nothing to quantise",
-            why or "it has no convolution and no product of matrices in float32",
+            reasons(refused) or "it has no convolution and no product of matrices in float32",
             "Serve it as it is.",
         )
     values = _values(plain.program.graph, layers, scheme)

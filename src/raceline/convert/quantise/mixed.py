@@ -88,8 +88,8 @@ def within_budget(
         scheme: how; its method is replaced by the best one, and so is the way of rounding weights.
         budget: how much may be lost.
         engine: what will run it, and what scores are taken on.
-        judged_on: what to score by; None: every other item of `samples`, which is not calibrated on, or all of
-            them where weights alone are quantised, which needs no calibration.
+        judged_on: what to score by; None: half of `samples`, which is not calibrated on, or all of them where
+            weights alone are quantised, which needs no calibration.
         methods: ways of finding ranges to try.
         deadline_s: seconds after which nothing new is tried; one model always is.
         threads: of the engines.

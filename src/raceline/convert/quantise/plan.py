@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,11 @@ def _result(node: ir.Node) -> ir.Value:
     if user is not None and is_op(user, *_CLIPPING) and user.inputs[0] is value:
         return user.outputs[0]
     return value
+
+
+def reasons(refused: Mapping[str, str]) -> str:
+    """Why the first few layers that were refused were."""
+    return "; ".join(f"{name}: {why}" for name, why in [*refused.items()][:5])
 
 
 def rearranging(node: ir.Node | None) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from raceline.convert.quantise.ranges import METHODS, Method
 from raceline.core.errors import ConfigError
 from raceline.ir import PlatformProfile
-from raceline.ir.engine_rules import EXACT_INT8
+from raceline.ir.engine_rules import multiplies_exactly
 
 RUNS_QDQ = ("onnxruntime", "openvino", "native")
 """Engines that run QDQ in 8-bit arithmetic. MNN 3.6 does not: its converter aborts on QuantizeLinear of computed
@@ -71,7 +71,7 @@ class Scheme:
 def scheme_for(engine: str, platform: PlatformProfile, *, method: Method = "minmax") -> Scheme:
     """What suits an engine's kernels on a machine."""
     ours = engine == "native"  # exact everywhere; attention stays in one piece, which computes in floats
-    exact = ours or platform.architecture != "x86_64" or bool(EXACT_INT8 & set(platform.instruction_sets))
+    exact = ours or multiplies_exactly(platform.architecture, platform.instruction_sets)
     return Scheme(
         weight_bits=8 if exact else 7, results=engine == "onnxruntime", products=not ours, method=method
     )

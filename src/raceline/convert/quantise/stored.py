@@ -14,6 +14,7 @@ import numpy as np
 
 from raceline.convert.graph import Scope, attribute, constant, is_op, operand
 from raceline.convert.quantise.insert import name_all
+from raceline.convert.quantise.plan import reasons
 from raceline.convert.quantise.rounding import Rounded, rounded_blocks, rounded_channels
 from raceline.convert.rewrite import optimise
 from raceline.convert.shapes import infer
@@ -28,20 +29,13 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _CHANNELS_OPSET = 13  # the first in which scales may follow an axis
-_BLOCKS = (
-    32,
-    16,
-)  # summands that share a scale, the first that divides their number; the runtimes' kernels take these
+# Summands that share a scale, the first that divides their number; the runtimes' kernels take these.
+_BLOCKS = (32, 16)
 _NODE_BYTES = 300  # what a DequantizeLinear with its names takes in a bundle
 _LEAST_SAVING = 1 / 3  # of a weight's bytes; else it is not worth a node
 _TIDYING = ("merge_common_subexpressions", "remove_dead_code")
-_MOVING = (
-    "Transpose",
-    "Reshape",
-    "Identity",
-    "Squeeze",
-    "Unsqueeze",
-)  # may read a stored weight beside its layer
+_MOVING = ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze")
+"""Operators that may read a stored weight beside its layer."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +185,10 @@ def shelf(model: Model, bits: int) -> Shelf:
                 f"8 bits: its {weight.shape[place.summed]} summands are no multiple of {_BLOCKS[-1]}"
             )
     if not layers:
-        why = "; ".join(f"{name}: {reason}" for name, reason in [*refused.items()][:5])
         raise BadModelError(
             f"{model.name} has nothing to store in few bits",
-            why or "it has no constant weights of convolutions, products of matrices or tables in float32",
+            reasons(refused)
+            or "it has no constant weights of convolutions, products of matrices or tables in float32",
             "Serve it as it is.",
         )
     return Shelf(plain, bits, tuple(layers), refused, notes)

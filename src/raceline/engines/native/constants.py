@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from raceline.ir.weights_only import dequantised, spread
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -68,13 +70,13 @@ def whole_weights(value: ir.Value | None, axis: int) -> Whole | None:
         return None
     if scale.ndim > 1 or (scale.size > 1 and _axis(node, numbers.ndim) != axis):
         return None
-    centred = numbers.astype(np.int16) - _along(zero, node, numbers.ndim)
+    centred = numbers.astype(np.int16) - spread(zero, numbers.shape, _axis(node, numbers.ndim), 0)
     if centred.size and (centred.min() < -128 or centred.max() > 127):
         return None
     if not (np.isfinite(scale) & (scale > 0)).all() or scale.size not in {1, numbers.shape[axis]}:
         return None
-    spread = np.ascontiguousarray(np.broadcast_to(scale.reshape(-1), numbers.shape[axis]))
-    return Whole(centred.astype(np.int8), spread)
+    scales = np.ascontiguousarray(np.broadcast_to(scale.reshape(-1), numbers.shape[axis]))
+    return Whole(centred.astype(np.int8), scales)
 
 
 def bytes_of(node: ir.Node) -> Bytes | None:
@@ -138,15 +140,6 @@ def _axis(node: ir.Node, rank: int) -> int:
     return axis % rank if rank else 0
 
 
-def _along(numbers: Array, node: ir.Node, rank: int) -> Array:
-    """One number, or one for each index of the node's axis, so shaped that they meet an array of that rank."""
-    if numbers.size == 1:
-        return numbers.reshape(()).astype(np.int64 if numbers.dtype.kind in "iu" else numbers.dtype)
-    shape = [1] * rank
-    shape[_axis(node, rank)] = -1
-    return numbers.reshape(shape)
-
-
 def _dequantised(node: ir.Node) -> Array | None:
     numbers, scale, zero = _parts(node)
     if numbers is None or scale is None or numbers.dtype.kind not in "iu" or scale.ndim > 1:
@@ -155,6 +148,4 @@ def _dequantised(node: ir.Node) -> Array | None:
         scale.size > 1 and scale.size != numbers.shape[_axis(node, numbers.ndim)]
     ):
         return None
-    centred = numbers.astype(np.int64) - _along(zero, node, numbers.ndim)
-    found: Array = centred.astype(np.float32) * _along(scale, node, numbers.ndim)
-    return found
+    return dequantised(numbers, scale, zero, axis=_axis(node, numbers.ndim))

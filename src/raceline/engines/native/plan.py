@@ -18,10 +18,12 @@ from raceline.engines._cut import cut
 from raceline.engines._pinning import own_cores
 from raceline.engines.native import methods
 from raceline.engines.native.build import build
-from raceline.engines.native.constants import constant, may_saturate
+from raceline.engines.native.constants import may_saturate
 from raceline.engines.native.segments import Segment, cut_up, settled
 from raceline.ir import Model, ShapeTable, make_inputs
-from raceline.ir.engine_rules import EXACT_INT8
+from raceline.ir.engine_rules import multiplies_exactly
+from raceline.ir.host import architecture
+from raceline.ir.weights_only import fold
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -234,29 +236,15 @@ def exactly(model: Model) -> Model:
 
     They compute the same, for rounding to bytes stays, more slowly.
     """
-    if EXACT_INT8 & set(_native.instruction_sets()):
+    if multiplies_exactly(architecture(), _native.instruction_sets()):
         return model
     if not any(may_saturate(node) for node in model.program.graph):
         return model
     made = model.clone()
     for node in list(made.program.graph):
-        if may_saturate(node):
-            _hold(made.program.graph, node)
+        if may_saturate(node) and not node.outputs[0].is_graph_output():
+            fold(node)
     return made
-
-
-def _hold(graph: ir.Graph, node: ir.Node) -> None:
-    """Put the numbers that a node computes from constants in its place."""
-    import onnx_ir as ir
-
-    value, numbers = node.outputs[0], constant(node.outputs[0])
-    if numbers is None or value.is_graph_output():
-        return
-    held = ir.Value(name=f"{value.name}.known", const_value=ir.tensor(numbers))
-    held.shape, held.type = ir.Shape(numbers.shape), ir.TensorType(ir.DataType.FLOAT)
-    graph.register_initializer(held)
-    value.replace_all_uses_with(held)
-    graph.remove(node, safe=True)
 
 
 def _whole(model: Model, options: Options) -> OtherPart:
