@@ -214,22 +214,21 @@ def test_what_is_expected_to_be_fast_enters_first(model, monkeypatch):
     track = Track(lambda c: 0.01 * c.batch)
     track.tune(model, model)
     assert [(c.engine, c.threads) for c in track.timed[:4]] == [
-        ("lying", 2), ("lying", 1), ("honest", 2), ("honest", 1)
+        ("lying", 2), ("honest", 2), ("lying", 1), ("honest", 1)
     ]  # fmt: skip
 
 
 def test_the_hopeless_wait_and_without_time_are_not_tried(model, monkeypatch, tmp_path):
     believing(monkeypatch, slow_honest)
     monkeypatch.setattr(Expectation, "learn", lambda self, measured: None)
-    track = Track(lambda c: 2.0 * c.batch, noise=0.2)
-    profile = track.tune(model, model, budget_s=1.0, cache=True)
+    track = Track(lambda c: 0.1 * c.batch, noise=0.2)
+    profile = track.tune(model, model, budget_s=4.0, cache=True)
     untried = [row for row in profile.measurements if "not tried" in row.failure]
     assert {(row.candidate.engine, row.candidate.batch) for row in untried} == {("honest", 1), ("honest", 8)}
-    assert "others should be faster" in untried[0].failure
     tried = {c for c in track.timed if c.engine == "honest"}
     assert len(tried) == 1 and {c.batch for c in tried} == {1}, "each engine's best is tried once"
-    again = Track(lambda c: 2.0 * c.batch)
-    assert again.tune(model, model, budget_s=1.0, cache=True) == profile and not again.timed
+    again = Track(lambda c: 0.1 * c.batch)
+    assert again.tune(model, model, budget_s=4.0, cache=True) == profile and not again.timed
 
 
 def test_the_hopeless_are_tried_where_all_others_fail(model, monkeypatch):

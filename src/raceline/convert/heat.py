@@ -2,8 +2,9 @@
 
 import itertools
 import logging
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import quantiles
@@ -25,9 +26,12 @@ _NEEDS_WARMING_S = 0.06  # shorter calls feel the caches that the candidate befo
 _MOST_ROUNDS = 40
 _ROUNDS_BEFORE_OFFSPRING = 3
 _LEAST_ROUNDS = 3  # with fewer, offspring that looks fast may only have been lucky
-_ROUNDS_WHATEVER = 5  # where loading took the time: one round after cold starts tells nothing
-_PATIENCE = 2.0  # budgets that those rounds may take
-_FINAL = 0.6  # of the budget is for all candidates; what is left, for the contenders alone
+_ENOUGH_ROUNDS = 5  # one round after cold starts tells nothing
+# Everything counts: loading, checking and timing. Until which part of the budget
+_VARIETY = 0.5  # whoever differs from another in the race by graph, threads or chunks alone may enter,
+_FINAL = 0.6  # all candidates are timed, and then the contenders alone,
+_KINDS = 0.75  # the first of an engine at a precision may enter; but one always does,
+_GRACE = 1.25  # rounds are timed where there were not enough of them.
 _SPLITTING = 0.15  # of the budget may go into the search for splits between engines
 _PROMISING = 1.4  # candidates at most so much slower than their leader get offspring
 _CHUNKS = (1, 2, 4)  # items that may stay in a cache while the network works on them
@@ -52,6 +56,20 @@ def offspring(parent: Candidate, threads: Sequence[int]) -> Iterator[Candidate]:
             each = -(-batch // streams)
             for chunk in (0, *(size for size in _CHUNKS[:2] if size < each)):
                 yield replace(parent, streams=streams, chunk=chunk)
+
+
+def _kind(candidate: Candidate) -> tuple[str, str]:
+    """What every race should have one of."""
+    return candidate.engine, candidate.precision
+
+
+def _dealt(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The first of each kind, then the second of each, and so on; each kind in the order given."""
+    kinds: dict[tuple[str, str], list[Candidate]] = {}
+    for candidate in candidates:
+        kinds.setdefault(_kind(candidate), []).append(candidate)
+    rows = itertools.zip_longest(*kinds.values())
+    return [candidate for row in rows for candidate in row if candidate is not None]
 
 
 @dataclass
@@ -91,8 +109,10 @@ class Heat:
     _calls: dict[Candidate, int] = field(default_factory=dict)
     _warm: dict[Candidate, bool] = field(default_factory=dict)
     _waiting: list[Candidate] = field(default_factory=list)
+    _crowded_out: list[Candidate] = field(default_factory=list)
     _late: set[Candidate] = field(default_factory=set)
-    _spliced: bool = False
+    _start_s: float = 0.0
+    _budget_s: float = math.inf
 
     def run(
         self,
@@ -104,58 +124,62 @@ class Heat:
     ) -> None:
         """Time rounds until the choice is clear or the time is used; `waiting` enter when it is clear."""
         clock = self.bench.journal
-        start_s = now_s = clock.now_s()
+        self._start_s, self._budget_s = clock.now_s(), budget_s
         entering, self._waiting = self.bench.founders(self.batch, founders, waiting)
-        for candidate in entering:
-            if clock.now_s() - start_s >= budget_s and self._has_like(candidate):
-                self._waiting.append(candidate)
-            else:
-                self._enter(candidate)
+        self._crowded_out = self._entered(_dealt(entering))
+        self._waiting += self._crowded_out
+        now_s = self._start_s
         since = 0  # the round before which somebody entered last
         for number in itertools.count():
             self._round(number)
             before_s, now_s = now_s, clock.now_s()
             step.advance(now_s - before_s, note=self._leader())
-            spent = (now_s - start_s) / budget_s
-            if why := self._ended(number - since, spent):
-                if not self._admit(spent):
+            if why := self._ended(number - since):
+                if not self._admit():
                     break
                 since = number + 1
                 continue
             self._retire(beaten(self.times, self._alive))
-            if number - since + 1 == _ROUNDS_BEFORE_OFFSPRING and spent < 0.5:
+            if number - since + 1 == _ROUNDS_BEFORE_OFFSPRING and self._spent() < _VARIETY:
                 self._breed(threads)
                 self._splice(threads, _SPLITTING * budget_s)
-            elif spent >= _FINAL:
+            elif self._spent() >= _FINAL:
                 known = {c for c in self._alive if len(self.times[c]) >= _LEAST_ROUNDS}
                 self._retire(known - contenders(self.times, self._alive))
         self._end()
-        self.stop = Stop(self.batch, why, clock.now_s() - start_s, budget_s)
+        self.stop = Stop(self.batch, why, clock.now_s() - self._start_s, budget_s, len(self._waiting))
         self.bench.journal.note("stop", batch=self.batch, why=why)
 
-    def _ended(self, number: int, spent: float) -> str:
+    def _spent(self) -> float:
+        """The part of the budget that is gone."""
+        return (self.bench.journal.now_s() - self._start_s) / self._budget_s
+
+    def _ended(self, number: int) -> str:
         """Why no further round is run; empty where one is."""
         if not self._alive:
             return "nothing is left"
-        if spent >= 1 and (number + 1 >= _ROUNDS_WHATEVER or spent >= _PATIENCE):
+        if self._spent() >= (1 if number + 1 >= _ENOUGH_ROUNDS else _GRACE):
             return "the time was used"
         if self._is_settled(number):
             return "settled"
         return f"{_MOST_ROUNDS} rounds were run" if number + 1 >= _MOST_ROUNDS else ""
 
-    def _has_like(self, candidate: Candidate) -> bool:
-        """Whether another is in the race that differs in the graph alone."""
-        return any(replace(other, variant=candidate.variant) == candidate for other in self._alive)
+    def _entered(self, candidates: Iterable[Candidate], variety: float = _VARIETY) -> list[Candidate]:
+        """Let candidates in for as long as the time lasts for it; those that stay outside."""
+        outside = []
+        for candidate in candidates:
+            known = _kind(candidate) in map(_kind, self._alive)
+            if not self._alive or self._spent() < (variety if known else _KINDS):
+                self._enter(candidate)
+            else:
+                outside.append(candidate)
+        return outside
 
-    def _admit(self, spent: float) -> bool:
-        """Let in those that were expected to be slow, if time is left or all others failed; whether any were."""
-        if not self._waiting or (spent >= 1 and self.times):
-            return False
-        late, self._waiting = self._waiting, []
-        self._late |= set(late)
-        for candidate in late:
-            self._enter(candidate)
-        return True
+    def _admit(self) -> bool:
+        """Let in those that wait, if time is left or all others failed; whether any were."""
+        late, self._waiting = self._waiting, self._entered(self._waiting, _KINDS)
+        self._late |= set(late) - set(self._waiting)
+        return len(self._waiting) < len(late)
 
     def _is_settled(self, number: int) -> bool:
         return number >= 2 * _ROUNDS_BEFORE_OFFSPRING + 1 and settled(self.times, self._alive)
@@ -222,9 +246,7 @@ class Heat:
                 parents[candidate.engine, candidate.precision, candidate.threads] = candidate
         children = [child for parent in parents.values() for child in offspring(parent, threads)]
         children += [replace(leader, pinned=True) for leader in best.values() if leader.threads > 1]
-        for child in children:
-            if child not in self.times and child not in self.failures:
-                self._enter(child)
+        self._entered([c for c in dict.fromkeys(children) if c not in self.times and c not in self.failures])
 
     def _splice(self, threads: Sequence[int], budget_s: float) -> None:
         """Enter the splits between two engines that measured parts promise to be faster than either."""
@@ -236,10 +258,10 @@ class Heat:
         search = Splits(
             self.bench, self.bench.journal, whole, budget_s, longest_s=sum(self.load_s[c] for c in whole)
         )
-        for split in search.propose():
-            for count in threads:
-                if (one := replace(split, threads=count)) not in self.times and one not in self.failures:
-                    self._enter(one)
+        splits = [replace(split, threads=count) for split in search.propose() for count in threads]
+        for one in splits:
+            if one not in self.times and one not in self.failures:
+                self._enter(one)
 
     def _end(self) -> None:
         """Free what is still loaded, and count for nothing what was hardly measured."""
@@ -249,8 +271,10 @@ class Heat:
         for candidate in [c for c, rows in self.times.items() if len(rows) < enough]:
             self._fail(candidate, NotReadyError("not measured often enough", "the time was used"))
         self.hindered -= {c for c in self._late if "not measured" in self.failures.get(c, "")}
+        tried = set(map(_kind, self.times))
+        self.hindered |= {c for c in self._crowded_out if c in self._waiting and _kind(c) not in tried}
         for candidate in self._waiting:
-            self.failures[candidate] = "not tried: others should be faster, and the time was used"
+            self.failures[candidate] = "not tried: the time was used"
 
     def _retire(self, losers: set[Candidate]) -> None:
         if losers:

@@ -23,7 +23,7 @@ from raceline.convert.tuning_log import Event, Head, Log, line, read_log
 from raceline.core.clock import Clock
 from raceline.core.errors import BadModelError, ConfigError, NotReadyError, RacelineError
 from raceline.core.paths import write_whole
-from raceline.core.units import format_bytes
+from raceline.core.units import counted, format_bytes
 from raceline.ir import FULL, Accuracy, Candidate, Model, Shapes, weights
 from raceline.ir.limits import available_memory_bytes
 
@@ -42,15 +42,19 @@ class Stop:
 
     Attributes:
         spent_s, budget_s: of time.
+        untried: candidates that were not tried, as they were expected to be slow or the time was used.
     """
 
     batch: int
     why: str
     spent_s: float
     budget_s: float
+    untried: int = 0
 
     def __str__(self) -> str:
-        return f"batch {self.batch}: stopped after {self.spent_s:.0f} s of {self.budget_s:.0f} s: {self.why}"
+        untried = f"; {counted(self.untried, 'candidate')} not tried" if self.untried else ""
+        times = f"{self.spent_s:.0f} s of {self.budget_s:.0f} s"
+        return f"batch {self.batch}: stopped after {times}: {self.why}{untried}"
 
 
 @dataclass

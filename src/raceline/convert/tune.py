@@ -85,9 +85,9 @@ def tune(
         engine_names: the engines that compete; empty: those that suit the platform and are installed.
         reduced: ways of computing with fewer bits that compete too, of those engines; held against their
             accuracy budget and not against the reference.
-        budget_s: how long it may take. Each engine is timed at least once, at each precision and number of
-            threads, whatever that takes; but other graphs of it only if there is time. Where loading takes the
-            time, five rounds are still timed, for at most as long again.
+        budget_s: how long it may take, loading and checking included. They may take three quarters of it for
+            the first of each engine and precision, and half of it for others of these; who is left outside is
+            told. Where five rounds of timing do not fit into the rest, a quarter more is taken.
         progress: told of each round.
         cache: look for an earlier profile of the same models, inputs, machine and engines, and keep this one,
             unless memory or time was short for a candidate that may do better on another day.
