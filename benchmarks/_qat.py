@@ -98,7 +98,7 @@ def prove(net: str, seed: int, name: str, folder: Path) -> Proof:
     done("export")
     student = _student(proof, learned, data)
     done("train in few bits")
-    model = qat.to_onnx(student, name=net, output_names=["logits"])
+    model = qat.to_onnx(student, name=net, input_names=["images"], output_names=["logits"])
     _answer(proof, OURS, *_stored(folder / "few", model), data)
     done("export in few bits")
     control = copy.deepcopy(learned)

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -80,14 +81,16 @@ def test_no_worker_outlives_its_block(tmp_path, monkeypatch):
     with Bench({"source": net(tmp_path)}, SHAPES) as bench:
         bench.load(candidate("honest"))
         (worker,) = bench._workers.values()
-        pid, folder = worker._process.pid, bench._folder.name
+        pid, folder = worker._process.pid, bench._folder
         assert Path(f"/proc/{pid}").exists()
     assert not Path(f"/proc/{pid}").exists()
     assert not Path(folder).exists()
 
 
-def test_a_worker_dies_with_its_parent(tmp_path):
-    """Even a parent that is killed leaves no worker behind, not even one that is busy."""
+def test_a_worker_dies_with_its_parent(tmp_path, monkeypatch):
+    """Even a parent that is killed leaves no worker behind, not even a busy one, and its files go with the next."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     script = textwrap.dedent(f"""
         import sys, threading, time
         sys.path[:0] = [{str(Path(raceline.__file__).parents[1])!r}, {str(Path(__file__).parents[1])!r}]
@@ -114,6 +117,10 @@ def test_a_worker_dies_with_its_parent(tmp_path):
     else:
         os.kill(pid, signal.SIGKILL)
         pytest.fail("the worker outlived its parent")
+    (left,) = tmp_path.glob(".raceline-tune*")
+    os.utime(left, (0, 0))  # a young one might be of a process that has not locked it yet
+    with Bench({"source": net(tmp_path)}, SHAPES), Bench({"source": net(tmp_path)}, SHAPES):
+        assert not left.exists() and len([*tmp_path.glob(".raceline-tune*")]) == 2
 
 
 def test_a_worker_refuses_a_foreign_parent():

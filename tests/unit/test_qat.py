@@ -390,7 +390,7 @@ def test_what_is_exported_is_what_was_trained(options):
     student = calibrated(**options).eval()
     items, labels = labelled(64)
     qat.fit(student, items, labels, recipe=qat.Recipe(epochs=1, batch=16))
-    model = qat.to_onnx(student, name="block", output_names=["logits"])
+    model = qat.to_onnx(student, name="block", input_names=["pictures"], output_names=["logits"])
     assert model.signature.batch_axis == "batch" and model.signature.outputs[0].name == "logits"
     x = pictures(32, seed=7)
     expected = qat.scores(student, x)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ import numpy as np
 
 import raceline
 from raceline import engines
+from raceline.convert.placing import workshop
 from raceline.core.clock import SystemClock
 from raceline.core.errors import BackendLostError, BadModelError, NotReadyError
 from raceline.ir import Candidate, Model, Shapes
@@ -198,10 +200,14 @@ class Bench:
     _workers: dict[str, Worker] = field(default_factory=dict)
     _slots: dict[Candidate, _Slot] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=itertools.count)
-    _folder: "tempfile.TemporaryDirectory[str] | None" = None
+    _folder: Path | None = None
+    _closing: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> "Bench":
-        self._folder = tempfile.TemporaryDirectory(prefix="raceline-tune-")
+        place = Path(tempfile.gettempdir(), "raceline-tune")
+        # Below it, as whoever writes a bundle locks the folder that it stands in.
+        self._folder = self._closing.enter_context(workshop(place)) / "bench"
+        self._folder.mkdir()
         return self
 
     def __exit__(
@@ -211,8 +217,7 @@ class Bench:
             worker.end()
         self._workers.clear()
         self._slots.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._closing.close()
 
     def cut(self, variant: str, start: int, stop: int) -> str:
         """The name of a new variant: the part of another between two places (see `ir.segments`).
@@ -258,7 +263,7 @@ class Bench:
             BackendLostError, BadModelError, NotReadyError: as `load`.
         """
         assert self._folder is not None, "use it in a with block"
-        path = Path(self._folder.name) / "outputs.npz"
+        path = self._folder / "outputs.npz"
         command = {"do": "compute", "seed": self.seed if seed is None else seed, "path": str(path)}
         answer = self._ask_loaded(candidate, command, self.call_timeout_s)
         with np.load(path, allow_pickle=False) as arrays:
@@ -273,7 +278,7 @@ class Bench:
             BackendLostError, BadModelError, NotReadyError: as `load`.
         """
         assert self._folder is not None, "use it in a with block"
-        given, path = Path(self._folder.name) / "inputs.npz", Path(self._folder.name) / "outputs.npz"
+        given, path = self._folder / "inputs.npz", self._folder / "outputs.npz"
         listed = list(calls)
         names = list(listed[0]) if listed else []
         np.savez(given, *(_plain(call[name]) for call in listed for name in names))
@@ -293,7 +298,7 @@ class Bench:
                 self._ask(candidate, {"do": "drop", "id": slot.id, "forget": forget}, self.load_timeout_s)
         finally:
             if forget and self._folder is not None:
-                shutil.rmtree(Path(self._folder.name) / candidate.variant, ignore_errors=True)
+                shutil.rmtree(self._folder / candidate.variant, ignore_errors=True)
 
     def _ask_loaded(self, candidate: Candidate, command: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         self.load(candidate)
@@ -303,7 +308,7 @@ class Bench:
         key = candidate.engine
         if key not in self._workers:
             # What a worker that is killed leaves of its temporary files goes with the folder.
-            self._workers[key] = Worker({"TMPDIR": self._folder.name} if self._folder else None)
+            self._workers[key] = Worker({"TMPDIR": str(self._folder)} if self._folder else None)
         try:
             return self._workers[key].ask(command, timeout_s)
         except BackendLostError:
@@ -314,7 +319,7 @@ class Bench:
     def _bundle(self, variant: str) -> Path:
         """The variant's graph on disk, where all workers map the same weights."""
         assert self._folder is not None, "use it in a with block"
-        folder = Path(self._folder.name) / variant
+        folder = self._folder / variant
         if not folder.exists():
             Bundle.write(folder, self.models[variant])
         return folder

@@ -46,13 +46,18 @@ def _prefix(target: Path) -> str:
 def _tidy(target: Path) -> None:
     """Remove the workshops of writers that no longer live: a living one holds a lock on its own."""
     for left in target.parent.iterdir():
-        if left.name.startswith(_prefix(target)) and time.time_ns() - left.stat().st_mtime_ns > _SETTLING_NS:
-            try:
-                holder = lock(left)
-            except OSError:
+        try:
+            if not left.name.startswith(_prefix(target)) or _is_fresh(left):
                 continue
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(holder)
+            holder = lock(left)
+        except OSError:  # its writer lives, or has just removed it, or it is somebody else's
+            continue
+        shutil.rmtree(left, ignore_errors=True)
+        os.close(holder)
+
+
+def _is_fresh(folder: Path) -> bool:
+    return time.time_ns() - folder.stat().st_mtime_ns <= _SETTLING_NS
 
 
 def place(made: Path, target: Path) -> Path:

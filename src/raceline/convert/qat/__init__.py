@@ -194,6 +194,7 @@ def to_onnx(
     module: FakeQuantised,
     *,
     name: str = "model",
+    input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     batch_axis: str | None = _BATCH,
     pack: bool = True,
@@ -205,6 +206,7 @@ def to_onnx(
     Args:
         module: calibrated; stays as it is.
         name: of the model.
+        input_names: instead of the parameters of `forward`.
         output_names: instead of those that torch makes up.
         batch_axis: name of axis 0, which is proven to hold independent items before it is called a batch; None
             fixes the example's sizes.
@@ -216,9 +218,13 @@ def to_onnx(
         MissingDependencyError: onnxscript is not installed.
     """
     _calibrated(module)
-    names = None if output_names is None else [*output_names]
     return _part("export").exported(  # type: ignore[no-any-return]
-        module, name=name, output_names=names, batch_axis=batch_axis, pack=pack
+        module,
+        name=name,
+        input_names=input_names,
+        output_names=output_names,
+        batch_axis=batch_axis,
+        pack=pack,
     )
 
 

@@ -97,4 +97,4 @@ def _saved(layer: QuantisedLayer) -> int:
 
 
 def _size(module: FakeQuantised, name: str) -> int:
-    return bundle_bytes(exported(module, name=name, output_names=None, batch_axis=None, pack=True))
+    return bundle_bytes(exported(module, name=name, batch_axis=None, pack=True))

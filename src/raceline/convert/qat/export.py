@@ -3,7 +3,7 @@
 # No postponed annotations here: torch reads those of the operators below.
 import copy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,14 +142,20 @@ def _put(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
 
 
 def exported(
-    module: FakeQuantised, *, name: str, output_names: list[str] | None, batch_axis: str | None, pack: bool
+    module: FakeQuantised,
+    *,
+    name: str,
+    batch_axis: str | None,
+    pack: bool,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
 ) -> Model:
     """See `raceline.convert.qat.to_onnx`."""
     _check_finite(module)
     graph = frozen(module)
     with tempfile.TemporaryDirectory(prefix="raceline-export-") as folder:
         path = Path(folder) / f"{name}.onnx"
-        _write(graph, module, path, output_names, batch_axis)
+        _write(graph, module, path, (input_names, output_names), batch_axis)
         model = read_onnx(path)
         for value in model.program.graph.initializers.values():
             if value.const_value is not None:
@@ -226,7 +232,11 @@ def _off_grid(small: Any, step: Any, zero: Any, axis: int) -> Any:
 
 
 def _write(
-    graph: fx.GraphModule, module: FakeQuantised, path: Path, names: list[str] | None, batch: str | None
+    graph: fx.GraphModule,
+    module: FakeQuantised,
+    path: Path,
+    names: tuple[Sequence[str] | None, Sequence[str] | None],
+    batch: str | None,
 ) -> None:
     try:
         import onnxscript  # noqa: F401  torch's exporter needs it and says so only by a traceback
@@ -247,7 +257,8 @@ def _write(
                 verbose=False,
                 opset_version=_OPSET,
                 custom_translation_table=table,
-                output_names=names,
+                input_names=names[0],
+                output_names=names[1],
                 dynamic_shapes=None if axis is None else tuple({0: axis} for _ in module.example),
             )
             proto = program.model_proto
