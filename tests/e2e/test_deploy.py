@@ -317,7 +317,7 @@ def test_a_model_that_onnx_runtime_refuses_is_compared_on_another_engine(model, 
 def proven_by(monkeypatch, right):
     """Choose between two measured engines, of which only some compute the right thing for a server."""
 
-    def prove(source, model, reduced, profile, sizes, progress):
+    def prove(source, model, reduced, profile, choice, sizes, progress):
         best = profile.best().candidate
         proof = SimpleNamespace(ok=best.engine in right)
         return best, proof, "" if proof.ok else f"{best.engine} lies"
@@ -340,10 +340,10 @@ def proven_by(monkeypatch, right):
 
 
 def test_an_engine_that_differs_for_a_server_makes_room_for_the_next(monkeypatch):
-    source, model, (served, profile, proof) = proven_by(monkeypatch, {"openvino", "onnxruntime"})
-    assert served is source and profile.variant == "source" and proof.ok
-    source, model, (served, profile, _) = proven_by(monkeypatch, {"onnxruntime"})
-    assert served is model and profile.best().candidate.engine == "onnxruntime"
+    source, model, (served, choice, profile, proof) = proven_by(monkeypatch, {"openvino", "onnxruntime"})
+    assert served is source and profile.variant == "source" and proof.ok and choice.engine == "openvino"
+    source, model, (served, choice, profile, _) = proven_by(monkeypatch, {"onnxruntime"})
+    assert served is model and profile.best().candidate.engine == choice.engine == "onnxruntime"
     assert profile.measurements[0].failure == "not equivalent: openvino lies"
     with pytest.raises(BadModelError, match="openvino lies.*onnxruntime lies"):
         proven_by(monkeypatch, set())

@@ -1,17 +1,20 @@
 """`raceline convert quantise` and `deploy --data`: real nets in 8 bits, and every kind of bad input."""
 
 import json
+import os
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from engine_doubles import net
 
 from raceline import cli
-from raceline.convert import Reduced, tune
+from raceline.convert import tune
 from raceline.convert.example import model_from_text
-from raceline.core.errors import BadModelError, ConfigError
+from raceline.convert.precision import Admission
+from raceline.core.errors import BadModelError, ConfigError, UnavailableError
 from raceline.ir import Accuracy, Bundle, Candidate, Measurement, Profile, run_reference, write_onnx
 from raceline.ir.manifest import FORMAT_VERSION
 from raceline.loop import Plan, deploy, preparing, tune_bundle, tuning
@@ -207,17 +210,29 @@ def test_a_deployment_in_eight_bits_is_proven_and_served(files):
     assert "accuracy budget of 0.05" in page
 
 
-def test_int8_that_loses_too_much_is_refused_and_the_best_is_told():
-    only = preparing._only
-    fast = Measurement(Candidate("a", "int8", variant="int8-a"), 1.0, 1.0)
-    slow = Measurement(Candidate("a"), 0.5, 0.5)
-    kept = only(Profile("p", "m", {}, (slow, fast)), "int8", Reduced())
-    assert kept.best().candidate.precision == "int8", "asked for, be it faster or not"
-    lossy = Measurement(
-        Candidate("a", "int8", variant="int8-a"), failure="not within the accuracy budget: 0.8"
-    )
-    with pytest.raises(BadModelError, match="int8 on b is out; a int8 .*: 0.8.*--precision auto"):
-        only(Profile("p", "m", {}, (slow, lossy)), "int8", Reduced(notes=("int8 on b is out",)))
+def test_int8_that_loses_too_much_is_refused_and_the_best_is_told(files, monkeypatch):
+    plan = Plan(
+        files / "net.onnx", files / "out", budget_s=9, data=str(files / "x.npy"), precision="int8",
+        accuracy_drop=0.2,
+    )  # fmt: skip
+
+    def refuse(self, found):
+        raise BadModelError("not within the accuracy budget: 0.8")
+
+    monkeypatch.setattr(Admission, "refuse_lossy", refuse)
+    with pytest.raises(
+        BadModelError, match="at int8 .*int8 .*: 0.8.*--accuracy-drop, or take --precision auto"
+    ):
+        tune_bundle(plan)
+    assert not (files / "out").exists()
+
+
+def test_a_full_disk_is_told_before_the_work(files, monkeypatch):
+    nothing = SimpleNamespace(f_bavail=0, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda path: nothing)
+    monkeypatch.setattr(preparing, "tune", None)
+    with pytest.raises(UnavailableError, match="the disk has 0 B left. Free some space"):
+        tune_bundle(Plan(files / "net.onnx", files / "new" / "out"))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +256,14 @@ def test_a_quantised_bundle_is_tuned_like_any_model(run, files):
     bundle = Bundle.open(files / "tuned")
     expected = run_reference(Bundle.open(files / "q").model, {"x": x})["y"]
     np.testing.assert_allclose(run_reference(bundle.model, {"x": x})["y"], expected, atol=1e-4)
-    assert json.loads(out)["equivalence"]["rtol"] == 0.05
+    told = json.loads(out)
+    assert told["equivalence"]["rtol"] == 0.05 and "measured" in told["serves"]
+    code, out, err = run(
+        "convert", "tune", files / "q", "--budget", "2s", "--data", files / "x.npy", "-o", files / "tuned"
+    )
+    assert code == 0 and "the model comes quantised: fp32 is what is called here as it was given" in out, err
+    code, _, err = run("convert", "quantise", files / "q", "--data", files / "x.npy", "-o", files / "twice")
+    assert code == 2 and "nothing to quantise: conv: it is quantised already" in err
 
 
 def test_what_fewer_bits_cost_is_told_where_they_lose(files):

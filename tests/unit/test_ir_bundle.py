@@ -255,7 +255,7 @@ def test_between_the_two_renames_readers_find_the_old_and_writers_restore_it(tmp
     (tmp_path / "b").rename(tmp_path / ".b.old-0123456789ab")  # where a kill would have left it
     assert Bundle.open(tmp_path / "b").model.provenance.steps == ("value 1.0",)
     monkeypatch.setattr(
-        folder_store, "_check_room", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken"))
+        folder_store, "check_room", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken"))
     )
     with pytest.raises(ConfigError):
         Bundle.write(tmp_path / "b", wide(tmp_path, 2.0))

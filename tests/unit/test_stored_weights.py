@@ -372,7 +372,7 @@ def test_they_are_judged_and_raced(monkeypatch, tmp_path):
     ]
     assert found.notes == ("int8-weights on openvino is out: it takes 1.00 times the time of full precision",)
     profile = tune(
-        model, model, MACHINE, shapes=shapes, reduced=found, batches=(1, 8), threads=(1,), budget_s=1.0,
+        model, model, MACHINE, shapes=shapes, reduced=found, batches=(1, 8), threads=(1,), budget_s=60.0,
         engine_names=["onnxruntime"], open_bench=Bench, cache=False,
     )  # fmt: skip
     few = [row for row in profile.measurements if row.candidate.precision != "fp32"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raceline.convert.quantised import comes_quantised
 from raceline.convert.ties import are_ties
 from raceline.core.errors import BadModelError, RacelineError
 from raceline.core.progress import Progress, Silent
@@ -201,9 +202,7 @@ def tolerance_of(engine: str, source: Model) -> Tolerance:
     whole step, which later layers carry on: there, outputs are held to steps and not to digits.
     """
     usual = load(engine).tolerance
-    graphs: list[Any] = [source.program.graph, *source.program.functions.values()]
-    rounds = any(node.op_type == "QuantizeLinear" for graph in graphs for node in graph.all_nodes())
-    return replace(usual, rtol=max(usual.rtol, _STEPS)) if rounds else usual
+    return replace(usual, rtol=max(usual.rtol, _STEPS)) if comes_quantised(source) else usual
 
 
 def compare(

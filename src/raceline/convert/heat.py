@@ -16,6 +16,7 @@ from raceline.convert.splits import Splits, rivals
 from raceline.core.errors import BadModelError, NotReadyError, RacelineError
 from raceline.core.progress import Step
 from raceline.ir import Accuracy, Candidate, Measurement
+from raceline.ir.profile import UNTRIED
 
 Graph = tuple[str, str]
 """An engine and the variant of the graph that it runs."""
@@ -274,7 +275,7 @@ class Heat:
         tried = set(map(_kind, self.times))
         self.hindered |= {c for c in self._crowded_out if c in self._waiting and _kind(c) not in tried}
         for candidate in self._waiting:
-            self.failures[candidate] = "not tried: the time was used"
+            self.failures[candidate] = f"{UNTRIED}: the time was used"
 
     def _retire(self, losers: set[Candidate]) -> None:
         if losers:

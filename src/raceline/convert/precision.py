@@ -78,12 +78,14 @@ class Reduced:
         judge: scores them, on items that they were not calibrated on.
         notes: sentences for the user: what does not compete, and why.
         key: changes with all that could change a measurement.
+        alone: whether full precision does not compete.
     """
 
     ways: tuple[Way, ...] = ()
     judge: Judge | None = None
     notes: tuple[str, ...] = ()
     key: str = ""
+    alone: bool = False
 
 
 def reduce(

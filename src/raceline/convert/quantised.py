@@ -1,8 +1,8 @@
-"""What passes ask of QuantizeLinear and DequantizeLinear."""
+"""What is asked of QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,8 +11,16 @@ from raceline.convert.graph import Array, constant, is_op, operand
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from raceline.ir import Model
+
 
 _SMALLEST, _LARGEST = 1e-30, 1e30
+
+
+def comes_quantised(model: Model) -> bool:
+    """Whether a model rounds computed values to small integers: it comes quantised."""
+    graphs: list[Any] = [model.program.graph, *model.program.functions.values()]
+    return any(node.op_type == "QuantizeLinear" for graph in graphs for node in graph.all_nodes())
 
 
 def per_tensor(node: ir.Node) -> tuple[Array, Array | None] | None:

@@ -227,7 +227,8 @@ class _Contest:
                 for batch in terms.batches:
                     heat = Heat(recorded, batch, random.Random(terms.seed), condemned)
                     with self.watch.step(f"tune batch {batch}", total=shares[batch]) as step:
-                        founders = _founders(self.variants, contestants, terms.threads, batch, ways)
+                        full = () if self.reduced.alone else self.variants
+                        founders = _founders(full, contestants, terms.threads, batch, ways)
                         first = batch == terms.batches[0]
                         waiting = expected.hopeless(founders, first=first)
                         heat.run(expected.ordered(founders), terms.threads, shares[batch], step, waiting)
@@ -261,7 +262,7 @@ class _Contest:
             threads=terms.threads,
             budget_s=terms.budget_s,
             seed=terms.seed,
-            reduced=self.reduced.key,
+            reduced=self.reduced.key + (" alone" if self.reduced.alone else ""),
             date=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -276,7 +277,7 @@ class _Contest:
             "threads": self.terms.threads,
             "engines": self.terms.engines,
             "budget_s": self.terms.budget_s,
-            "reduced": self.reduced.key,
+            "reduced": [self.reduced.key, self.reduced.alone],
         }
         identity_sha = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return f"profiles/{self.platform.key}/{identity_sha}"

@@ -115,6 +115,10 @@ class Accuracy:
         return f"{self.metric}{what} {self.full:.4f} -> {self.quantised:.4f} on {self.items} items ({self.origin})"
 
 
+UNTRIED = "not tried"
+"""Begins the failure of a candidate that there was no time for."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What one candidate cost.
@@ -145,6 +149,11 @@ class Measurement:
             raise ConfigError(f"the measurement of {self.candidate} has a negative figure")
         if not self.failure and not self.latency_s:
             raise ConfigError(f"the measurement of {self.candidate} has no latency and no failure")
+
+    @property
+    def untried(self) -> bool:
+        """Whether there was no time to try it: that is no failure of its own."""
+        return self.failure.startswith(UNTRIED)
 
     @property
     def throughput_per_s(self) -> float:

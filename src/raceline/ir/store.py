@@ -53,7 +53,7 @@ def replacing(folder: Path, needed_bytes: int) -> Iterator[Path]:
             fresh.mkdir()
             holder = lock(fresh)
         try:
-            _check_room(folder, needed_bytes)
+            check_room(folder, needed_bytes)
             yield fresh
             _flush_all(fresh)
             with _locked(folder.parent):
@@ -168,8 +168,13 @@ def lock(folder: Path) -> int:
     return holder
 
 
-def _check_room(folder: Path, needed_bytes: int) -> None:
-    disk = os.statvfs(folder.parent)
+def check_room(folder: Path, needed_bytes: int) -> None:
+    """Refuse where the disk cannot hold so much more; the folder and those above it need not exist yet.
+
+    Raises:
+        UnavailableError: it cannot.
+    """
+    disk = os.statvfs(next(parent for parent in folder.absolute().parents if parent.exists()))
     free = disk.f_bavail * disk.f_frsize
     if needed_bytes > free:
         raise UnavailableError(

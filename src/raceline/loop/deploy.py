@@ -38,8 +38,7 @@ _logger = logging.getLogger(__name__)
 _SHARED_LOAD = 0.7  # of what the untouched model can take: both sides then meet the same open load
 _CONCURRENCY = 16
 _START_LIMIT_S = 180.0
-_PLAIN_ENGINE = "onnxruntime"
-_LEAST_SEARCH_S = 30.0  # for quantised graphs that keep the accuracy budget
+_PLAIN_ENGINES = ("onnxruntime", "openvino", "mnn")  # ONNX Runtime, as most people have it, if it can
 
 
 def deploy(plan: Plan, *, progress: Progress | None = None) -> Deployment:
@@ -101,12 +100,12 @@ def bundle_name(text: str) -> str:
 
 
 def _plain_engine(profile: Profile) -> str:
-    """The engine of the untouched model: ONNX Runtime, as most people have it, if it runs that graph rightly."""
-    rows = [row for row in profile.measurements if not row.failure]
+    """The engine of the untouched model: the first of the usual ones that is not known to fail on that graph."""
     variants = {row.candidate.variant for row in profile.measurements}
     as_read = "source" if "source" in variants else "optimised"  # no pass changed anything
-    able = [row.candidate.engine for row in rows if row.candidate.variant == as_read]
-    return _PLAIN_ENGINE if _PLAIN_ENGINE in able or not able else able[0]
+    rows = [row for row in profile.measurements if row.candidate.variant == as_read]
+    able = {row.candidate.engine for row in rows if not row.failure or row.untried}
+    return next((e for e in _PLAIN_ENGINES if e in able), min(able, default=_PLAIN_ENGINES[0]))
 
 
 def _machine(platform: PlatformProfile, *graphs: Cost) -> Machine | None:

@@ -14,6 +14,7 @@ from raceline.convert import (
     IRTranslator,
     Reduced,
     TuningLog,
+    comes_quantised,
     open_model,
     quantise,
     reduce,
@@ -35,9 +36,11 @@ from raceline.ir import (
     make_inputs,
     run_reference,
     structural_sha256,
+    weights,
 )
+from raceline.ir.store import check_room
 from raceline.loop.deployment import Plan
-from raceline.serve import Settings, choose, cores_here, open_session
+from raceline.serve import Choice, Settings, choose, cores_here, open_session
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class Prepared:
         source: the graph as it was read.
         model: the graph after the passes.
         served: the one that is fastest: one of these, or a quantised one.
+        choice: how a server runs it where nothing else is asked for.
         sizes: of dynamic axes, at batch 1.
         shapes: of the inputs, at batch 1.
         translator: knows the platform, and what the passes did.
@@ -79,6 +83,7 @@ class Prepared:
     source: Model
     model: Model
     served: Model
+    choice: Choice
     sizes: dict[str, int]
     shapes: Shapes
     translator: IRTranslator
@@ -98,21 +103,25 @@ def prepare(plan: Plan, stages: Stages, log: TuningLog | None = None) -> Prepare
     with stages("read"):
         source, sizes = _read(plan)
         shapes = source.signature.concrete(sizes)
+    check_room(plan.out, weights.total_bytes(source.program))
     with stages("optimise"):
         model = translator.optimize(source)
     reduced = _reduced(plan, source, model, translator.platform, shapes, stages)
-    if plan.precision not in {"auto", FULL} and all(way.precision != plan.precision for way in reduced.ways):
+    if reduced.alone and not reduced.ways:
         raise _none_of(plan.precision, reduced.notes)
     with stages("tune"):
-        profile = tune(
-            source, model, translator.platform, shapes=shapes, reduced=reduced, budget_s=plan.budget_s,
-            progress=stages.progress, log=log,
-        )  # fmt: skip
-    if plan.precision not in {"auto", FULL}:
-        profile = _only(profile, plan.precision, reduced)
+        try:
+            profile = tune(
+                source, model, translator.platform, shapes=shapes, reduced=reduced, budget_s=plan.budget_s,
+                progress=stages.progress, log=log,
+            )  # fmt: skip
+        except BadModelError as error:
+            raise (
+                _none_of(plan.precision, [*reduced.notes, str(error)]) if reduced.alone else error
+            ) from error
     with stages("prove"):
-        served, profile, proof = _proven(source, model, reduced, profile, sizes, stages.progress)
-    return Prepared(source, model, served, sizes, shapes, translator, reduced, profile, proof)
+        served, choice, profile, proof = _proven(source, model, reduced, profile, sizes, stages.progress)
+    return Prepared(source, model, served, choice, sizes, shapes, translator, reduced, profile, proof)
 
 
 def check_writable(folder: Path) -> None:
@@ -148,29 +157,20 @@ def _reduced(
     """The ways of computing with fewer bits that the plan lets compete; none without data."""
     if plan.precision == FULL:
         return Reduced()
+    if comes_quantised(model) and plan.precision == "auto":
+        return Reduced(notes=("the model comes quantised: fp32 is what is called here as it was given",))
     data = plan.data or (quantise.GENERATED if plan.precision in WEIGHTS_ONLY else "")
     if not data:
         return Reduced(notes=("fewer bits did not compete: that needs calibration data (--data FILE)",))
     with stages("quantise"):
         samples = quantise.samples_for(source.signature, data, shapes, plan.labels)
-        return reduce(
+        found = reduce(
             model, samples, quantise.budget_of(plan.metric, plan.accuracy_drop), platform, shapes=shapes,
             precisions=("int8", "bf16", *WEIGHTS_ONLY) if plan.precision == "auto" else (plan.precision,),
             wanted=plan.precision in WEIGHTS_ONLY, deadline_s=max(_LEAST_SEARCH_S, plan.budget_s),
             progress=stages.progress,
         )  # fmt: skip
-
-
-def _only(profile: Profile, precision: str, reduced: Reduced) -> Profile:
-    """The profile of one precision alone.
-
-    Raises:
-        BadModelError: nothing of it is within the accuracy budget.
-    """
-    rows = tuple(row for row in profile.measurements if row.candidate.precision == precision)
-    if all(row.failure for row in rows):
-        raise _none_of(precision, [*reduced.notes, *(f"{row.candidate}: {row.failure}" for row in rows)])
-    return replace(profile, measurements=rows)
+    return replace(found, alone=plan.precision != "auto")
 
 
 def _none_of(precision: str, reasons: Sequence[str]) -> BadModelError:
@@ -189,8 +189,8 @@ def _proven(
     profile: Profile,
     sizes: dict[str, int],
     progress: Progress,
-) -> tuple[Model, Profile, Equivalence]:
-    """The graph to serve, its profile, and the proof of the session that a server will open for it.
+) -> tuple[Model, Choice, Profile, Equivalence]:
+    """The graph to serve, how a server runs it, its profile, and the proof of the session that it opens.
 
     Where the fastest engine computes something else at the sizes of a server, which was not tuned for one shape,
     or too much is lost there, the next one gets its turn.
@@ -203,9 +203,11 @@ def _proven(
         variant = profile.best().candidate.variant  # "source" where no rewrite helps that engine
         served = graphs[variant]
         chosen = replace(profile, variant=variant, model_sha256=structural_sha256(served))
-        candidate, proof, why = _prove(source, served, reduced, chosen, sizes, progress)
+        batched = served.signature.batch_axis is not None
+        choice = choose(chosen, Settings(), batched=batched, cores=cores_here())
+        candidate, proof, why = _prove(source, served, reduced, chosen, choice, sizes, progress)
         if proof is not None and proof.ok:
-            return served, chosen, proof
+            return served, choice, chosen, proof
         _logger.warning("%s does not compute what %s means: %s", candidate, source.provenance.source, why)
         only = "" if candidate.precision == FULL else candidate.precision
         rest = profile.without(candidate.engine, candidate.variant, f"not equivalent: {why}", precision=only)
@@ -219,6 +221,7 @@ def _prove(
     model: Model,
     reduced: Reduced,
     profile: Profile,
+    choice: Choice,
     sizes: dict[str, int],
     progress: Progress,
 ) -> tuple[Candidate, Equivalence | None, str]:
@@ -226,8 +229,6 @@ def _prove(
 
     One with fewer bits is held against the accuracy budget.
     """
-    batched = model.signature.batch_axis is not None
-    choice = choose(profile, Settings(), batched=batched, cores=cores_here())
     candidate = Candidate(
         choice.engine,
         precision=choice.precision,

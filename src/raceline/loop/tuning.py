@@ -15,6 +15,7 @@ from raceline.ir import FULL, Measurement, Profile
 from raceline.ir.bundle import refuse_to_replace_others
 from raceline.loop.deployment import Plan
 from raceline.loop.preparing import Stages, check_writable, prepare
+from raceline.serve import Choice
 
 _ENOUGH_CALLS = 5
 
@@ -55,6 +56,7 @@ class Tuned:
         bundle: where it was written.
         profile: all that was measured.
         best: for each number of cores and batch.
+        choice: how a server runs the bundle where nothing else is asked for.
         log: why the race ended, and what there is to say of the log.
         equivalence: the proof of what a server opens.
         notes: what of fewer bits did not compete or did not win, and why; and what is not certain.
@@ -64,6 +66,7 @@ class Tuned:
     bundle: Path
     profile: Profile
     best: tuple[Best, ...]
+    choice: Choice
     log: TuningLog
     equivalence: Equivalence
     notes: tuple[str, ...]
@@ -75,6 +78,7 @@ class Tuned:
             "bundle": str(self.bundle),
             "platform": self.profile.platform,
             "best": [row.to_json() for row in self.best],
+            "serves": f"{self.choice} ({self.choice.why})",
             "stops": [asdict(stop) for stop in self.log.stops],
             "log": self.log.written and str(self.log.written),
             "notes": [*self.log.notes, *self.notes],
@@ -100,7 +104,7 @@ def tune_bundle(plan: Plan, log: TuningLog | None = None, *, progress: Progress 
         )
     best = tuple(best_of(made.profile))
     notes = (*made.reduced.notes, *_of_fewer_bits(made.profile, best), *_of_few_calls(best))
-    return Tuned(plan.out, made.profile, best, log, made.equivalence, notes, stages.seconds)
+    return Tuned(plan.out, made.profile, best, made.choice, log, made.equivalence, notes, stages.seconds)
 
 
 def _of_fewer_bits(profile: Profile, best: Sequence[Best]) -> list[str]:
@@ -178,6 +182,7 @@ def show_tuned(result: Tuned, console: Console) -> None:
     lines = [f"note    {note}" for note in (*result.log.notes, *result.notes)]
     lines += [f"tuned   {stop}" for stop in result.log.stops]
     lines += [f"log     {result.log.written}"] if result.log.written else []
+    lines += [f"serves  {result.choice} ({result.choice.why})"]
     lines += [f"proof   {result.equivalence}", f"bundle  {result.bundle}"]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

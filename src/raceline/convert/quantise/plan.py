@@ -20,6 +20,7 @@ _REARRANGING = (
     "SpaceToDepth", "Expand", "Identity", "Gather", "Tile", "Pad",
 )  # fmt: skip
 """Operators that give back elements they were given: what they read and write has one scale."""
+_RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,16 @@ class Layer:
 
 
 def layers_of(graph: ir.Graph) -> tuple[list[Layer], dict[str, str]]:
-    """The nodes that can be quantised, in order, and why others of their kind cannot.
+    """The nodes that can be quantised, in order, and why others that multiply and add cannot.
 
     Args:
         graph: the main one of a plain program; graphs inside nodes stay in floating point.
     """
     found, refused = [], {}
     for node in graph:
-        if not is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if not is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul", *_RECURRENT):
             continue
-        layer = _layer(node)
+        layer = "no engine computes a recurrent layer in 8 bits" if is_op(node, *_RECURRENT) else _layer(node)
         if isinstance(layer, str):
             refused[node.name or str(node.outputs[0].name)] = layer
         else:
@@ -72,6 +73,8 @@ def _layer(node: ir.Node) -> Layer | str:
         return f"it computes in {node.outputs[0].dtype or 'an unknown type'}, not float32"
     if constant(first) is not None:
         return "its first factor is constant"
+    if _is_restored(second) or (is_op(node, "MatMul") and constant(second) is None and _is_restored(first)):
+        return "it is quantised already"
     weight = constant(second)
     if weight is None:
         return _of_two(node)
@@ -89,6 +92,12 @@ def _layer(node: ir.Node) -> Layer | str:
     if axis is None:
         axis = 0 if attribute(node, "transB", 0) else 1
     return Layer(node, (0,), 1, axis, 2 if bias is not None else None, _result(node))
+
+
+def _is_restored(value: ir.Value | None) -> bool:
+    """Whether a value was small integers before."""
+    source = None if value is None else value.producer()
+    return source is not None and is_op(source, "DequantizeLinear")
 
 
 def _of_two(node: ir.Node) -> Layer | str:
