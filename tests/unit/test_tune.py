@@ -142,6 +142,15 @@ def test_the_budget_is_kept_but_for_what_cannot_be_cut(model, load_s, call_s):
     assert track.clock.now_s() < 10.0 + load_s + call_s + alive * 2 * max(call_s, 0.03)
 
 
+@pytest.mark.parametrize(("load_s", "shares"), [(0.0, (3.7, 8.0)), (9.0, (3.7, 3.1))])
+def test_a_batch_gets_what_those_before_it_left(model, load_s, shares):
+    log = TuningLog()
+    slow_to_load(Track(linear), load_s).tune(model, model, budget_s=10.0, log=log)
+    small, large = (stop.budget_s for stop in log.stops)
+    assert small == pytest.approx(shares[0], abs=0.1)
+    assert large > shares[1] if load_s == 0 else large == pytest.approx(shares[1], abs=0.1)
+
+
 def test_no_engine_waits_for_other_graphs_of_another(model):
     track = slow_to_load(Track(linear), 2.0)
     profile = track.tune(model, two_graphs(model), batches=(1,), budget_s=6.0)

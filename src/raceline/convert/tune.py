@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import math
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -218,7 +217,6 @@ class _Contest:
         rows: list[Measurement] = []
         hindered: set[Candidate] = set()
         condemned: dict[Graph, str] = {}
-        shares = _shares(terms.batches, terms.budget_s)
         with self.open_bench(self.graphs, self.shapes) as bench:
             recorded = Recorded(bench, truth, admission, journal)
             for contestants in (terms.engines, {} if terms.named else {_FALLBACK: ""}):
@@ -226,12 +224,13 @@ class _Contest:
                     break
                 for batch in terms.batches:
                     heat = Heat(recorded, batch, random.Random(terms.seed), condemned)
-                    with self.watch.step(f"tune batch {batch}", total=shares[batch]) as step:
+                    share_s = _share(batch, terms.batches, terms.budget_s, terms.budget_s - journal.now_s())
+                    with self.watch.step(f"tune batch {batch}", total=share_s) as step:
                         full = () if self.reduced.alone else self.variants
                         founders = _founders(full, contestants, terms.threads, batch, ways)
                         first = batch == terms.batches[0]
                         waiting = expected.hopeless(founders, first=first)
-                        heat.run(expected.ordered(founders), terms.threads, shares[batch], step, waiting)
+                        heat.run(expected.ordered(founders), terms.threads, share_s, step, waiting)
                     found = heat.measurements()
                     rows += found
                     expected.learn({row.candidate: row.latency_s for row in found if not row.failure})
@@ -344,10 +343,14 @@ def _installed(platform: PlatformProfile) -> dict[str, str]:
     return found
 
 
-def _shares(batches: Sequence[int], budget_s: float) -> dict[int, float]:
-    """Each batch's part of the budget: larger ones take longer, but not in proportion to their worth."""
-    weights = {batch: math.sqrt(batch) for batch in batches}
-    return {batch: budget_s * weight / sum(weights.values()) for batch, weight in weights.items()}
+def _share(batch: int, batches: Sequence[int], budget_s: float, left_s: float) -> float:
+    """A batch's part of what is left of the budget; at least half of what it would have of all of it.
+
+    Calls of larger batches take longer, in proportion; loading takes as long as for others.
+    """
+    weights: dict[int, float] = {each: each**0.25 for each in batches}
+    left = weights[batch] / sum(weight for each, weight in weights.items() if each >= batch)
+    return max(left_s * left, 0.5 * budget_s * weights[batch] / sum(weights.values()))
 
 
 def _founders(
