@@ -10,7 +10,7 @@ from raceline.convert.journal import Stop, TuningLog
 from raceline.convert.measure import Bench
 from raceline.convert.opening import Hints, Opened, open_model
 from raceline.convert.precision import Reduced, reduce, verify_accuracy
-from raceline.convert.quantised import comes_quantised
+from raceline.convert.qdq import comes_quantised
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.convert.settle import settle
 from raceline.convert.shrinking import Shrunk, shrink

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raceline.convert.quantised import comes_quantised
+from raceline.convert.qdq import comes_quantised
 from raceline.convert.ties import are_ties
 from raceline.core.errors import BadModelError, RacelineError
 from raceline.core.progress import Progress, Silent

@@ -8,7 +8,7 @@ import numpy as np
 
 from raceline.convert.example import model_from_text
 from raceline.convert.graph import Match, Scope, attribute, can_replace, describe, is_op, producer
-from raceline.convert.quantised import is_small, quantised, same_numbers
+from raceline.convert.qdq import is_small, quantised, same_numbers
 from raceline.ir import Model
 
 if TYPE_CHECKING:

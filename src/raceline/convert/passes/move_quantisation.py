@@ -18,7 +18,7 @@ from raceline.convert.graph import (
     operand,
     producer,
 )
-from raceline.convert.quantised import is_small, per_tensor, quantised, same_numbers
+from raceline.convert.qdq import is_small, per_tensor, quantised, same_numbers
 from raceline.ir import Model
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from raceline.convert import placing, runtimes
 from raceline.convert.consumers import consumer as known_consumer
 from raceline.convert.example import model_from_text
-from raceline.convert.qdq import fixed, symmetric
+from raceline.convert.symmetric_qdq import fixed, symmetric
 from raceline.convert.versions import with_opset
 from raceline.core.errors import BadModelError
 from raceline.engines import Tolerance

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raceline.convert.example import model_from_text
-from raceline.convert.qdq import fixed, symmetric
+from raceline.convert.symmetric_qdq import fixed, symmetric
 from raceline.core.errors import BadModelError, ShapeError, UnsupportedOperatorError
 from raceline.ir import check, make_inputs, run_reference
 
