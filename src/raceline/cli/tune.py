@@ -25,7 +25,9 @@ from raceline.cli.options import (
 def tune(
     model: Annotated[Path, typer.Argument(help="A model file or folder of any format, or a bundle.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
-    budget: Annotated[str, typer.Option(help="How long may be measured, such as 60s or 5min.")] = "60s",
+    budget: Annotated[
+        str, typer.Option(help="How long loading, checking and measuring may take, such as 60s or 5min.")
+    ] = "60s",
     log: Annotated[
         Path | None,
         typer.Option(
