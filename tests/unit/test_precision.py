@@ -168,6 +168,25 @@ def test_graphs_for_two_engines_come_from_one_calibration(model, monkeypatch):
     assert all(0.95 < row.accuracy.quantised < 1 for row in eight)
 
 
+def test_of_many_items_those_that_chose_do_not_judge(model, monkeypatch):
+    import raceline.convert.precision as precision
+
+    studies, real = [], precision.Study
+    monkeypatch.setattr(precision, "Study", lambda *a, **k: studies.append(a) or real(*a, **k))
+    for items, apart in ((512, True), (64, False)):
+        found = reduce(
+            model, samples(model, items), quantise.Budget(), machine("fp32", "int8"), shapes=SHAPES,
+            engine_names=["onnxruntime"],
+        )  # fmt: skip
+        _, seen, choosing, *_ = studies[-1]
+        parts = [{row.tobytes() for row in part.arrays["x"]} for part in (
+            seen, choosing.samples, found.judge.samples
+        )]  # fmt: skip
+        assert not parts[0] & (parts[1] | parts[2])
+        assert (not parts[1] & parts[2]) if apart else parts[1] == parts[2]
+        assert sum(map(len, parts[:3] if apart else parts[:2])) == items
+
+
 def test_machines_without_vnni_get_weights_of_seven_bits(model):
     found = reduce(
         model, samples(model), quantise.Budget(), machine("fp32", "int8", sets=("avx2",)), shapes=SHAPES,

@@ -43,6 +43,7 @@ from raceline.ir.serialise import inlined
 
 _SAME = 0.1  # relative error between runs of one graph on one engine that differ in threads or streams only
 _LEAST_ITEMS = 16
+_ENOUGH_FOR_TWO = 256  # items that judge: with so many, what was chosen by some is judged by others
 _PASSES = 12  # over the data, that a search for one engine may need
 _LEAST_GAIN = 1.03
 _FASTER = 1.01
@@ -110,7 +111,8 @@ def reduce(
 
     Args:
         model: optimised; stays as it is.
-        samples: one half is calibrated on, the other judges.
+        samples: one half is calibrated on, the other judges; of many items a quarter chooses what stays in floating
+            point, and another one, which nothing was chosen by, judges what came of it.
         budget: how much accuracy may be lost.
         platform: which instruction sets there are, and which engines suit them.
         shapes: the inputs' shapes at batch 1 that will be tuned for.
@@ -131,10 +133,11 @@ def reduce(
     clock = clock or SystemClock()
     until_s = clock.now_s() + deadline_s
     seen, judged = samples.split()
+    parts = judged.split() if judged.items >= _ENOUGH_FOR_TWO else (judged, judged)
     with Runner(judged, threads=threads) as run:
-        judge, judged = _judge_in_time(model, judged, budget, run, deadline_s)
+        choosing, judge = _judges_in_time(model, parts, budget, run, deadline_s)
         maker = _Maker(
-            model, platform, Study(model, seen, judge, threads, clock, progress), run, progress or Silent()
+            model, platform, Study(model, seen, choosing, threads, clock, progress), run, progress or Silent()
         )
         if "int8" in precisions:
             able = [name for name in RUNS_QDQ if _offers(platform, engine_names, name, "int8")]
@@ -147,8 +150,8 @@ def reduce(
                 bits: [n for n in _able(bits, wanted) if _takes(platform, engine_names, n)] for bits in stored
             }
             maker.weights_only(engines_of, shapes, lambda: until_s - clock.now_s(), wanted=wanted)
-    if judged.items < samples.items // 2:
-        maker.notes.append(f"judged by {judged.items} items, for want of time")
+    if judge.samples.items < parts[1].items:
+        maker.notes.append(f"judged by {judge.samples.items} items, for want of time")
     made = [f"{way.variant} {way.precision} {structural_sha256(way.model)}" for way in maker.ways]
     key = hashlib.sha256("\n".join([repr(budget), samples.sha256(), *made]).encode())
     return Reduced(tuple(maker.ways), judge, tuple(maker.notes), key.hexdigest())
@@ -164,13 +167,14 @@ def _same_shapes(samples: Samples, shapes: Shapes) -> None:
         )
 
 
-def _judge_in_time(
-    model: Model, judged: Samples, budget: Budget, run: Runner, deadline_s: float
-) -> tuple[Judge, Samples]:
-    """A judge whose scoring fits the deadline: of slow models it takes fewer items."""
-    affordable = int(deadline_s / _PASSES / run.item_s(model))
-    judged = judged.thinned(max(_LEAST_ITEMS, affordable))
-    return Judge(model, judged, budget, run=run), judged
+def _judges_in_time(
+    model: Model, parts: tuple[Samples, Samples], budget: Budget, run: Runner, deadline_s: float
+) -> tuple[Judge, Judge]:
+    """Who judges what is tried and what came of it; scoring fits the deadline: of slow models by fewer items."""
+    affordable = max(_LEAST_ITEMS, int(deadline_s / _PASSES / run.item_s(model)))
+    first, second = (part.thinned(affordable) for part in parts)
+    choosing = Judge(model, first, budget, run=run)
+    return choosing, choosing if parts[0] is parts[1] else Judge(model, second, budget, run=run)
 
 
 def _offers(platform: PlatformProfile, engine_names: Sequence[str], engine: str, precision: str) -> bool:
