@@ -46,10 +46,11 @@ def counted(count: int, thing: str) -> str:
 
 
 def format_bytes(size_bytes: float) -> str:
-    """A size for people, three digits and a binary unit."""
+    """A size for people, three digits (four from 1000 on) and a binary unit."""
     for unit, scale in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if abs(size_bytes) >= 0.9995 * scale:  # 1023.9 KiB would be 1.02e+03 of them
-            return f"{size_bytes / scale:.3g} {unit}"
+        if abs(size_bytes) >= 0.9995 * scale:  # 1023.9 KiB are a MiB
+            value = size_bytes / scale
+            return f"{value:.3g} {unit}" if abs(value) < 999.5 else f"{value:.0f} {unit}"
     return f"{size_bytes:.0f} B"
 
 
@@ -58,6 +59,6 @@ def format_seconds(duration_s: float) -> str:
     if abs(duration_s) >= 120:
         return f"{duration_s / 60:.3g} min"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if abs(duration_s) >= scale:
+        if abs(duration_s) >= 0.9995 * scale:
             return f"{duration_s / scale:.3g} {unit}"
     return f"{duration_s * 1e9:.3g} ns"
