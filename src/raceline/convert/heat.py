@@ -31,8 +31,8 @@ _ENOUGH_ROUNDS = 5  # one round after cold starts tells nothing
 # Everything counts: loading, checking and timing. Until which part of the budget
 _VARIETY = 0.5  # whoever differs from another in the race by graph, threads or chunks alone may enter,
 _FINAL = 0.6  # all candidates are timed, and then the contenders alone,
-_KINDS = 0.75  # the first of an engine at a precision may enter; but one always does,
-_GRACE = 1.25  # rounds are timed where there were not enough of them.
+_KINDS = 0.75  # the first of an engine at a precision may enter; of the engines one always does.
+_GRACE = 0.25  # of the budget more is for rounds where there were not enough of them.
 _SPLITTING = 0.15  # of the budget may go into the search for splits between engines
 _PROMISING = 1.4  # candidates at most so much slower than their leader get offspring
 _CHUNKS = (1, 2, 4)  # items that may stay in a cache while the network works on them
@@ -64,13 +64,11 @@ def _kind(candidate: Candidate) -> tuple[str, str]:
     return candidate.engine, candidate.precision
 
 
-def _dealt(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The first of each kind, then the second of each, and so on; each kind in the order given."""
-    kinds: dict[tuple[str, str], list[Candidate]] = {}
-    for candidate in candidates:
-        kinds.setdefault(_kind(candidate), []).append(candidate)
-    rows = itertools.zip_longest(*kinds.values())
-    return [candidate for row in rows for candidate in row if candidate is not None]
+def _dealt(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The first of each engine, then of each kind, then the others; all in the order given."""
+    engines = {candidate.engine: candidate for candidate in reversed(candidates)}
+    kinds = {_kind(candidate): candidate for candidate in reversed(candidates)}
+    return sorted(candidates, key=lambda c: 0 if c == engines[c.engine] else 1 if c == kinds[_kind(c)] else 2)
 
 
 @dataclass
@@ -114,6 +112,8 @@ class Heat:
     _late: set[Candidate] = field(default_factory=set)
     _start_s: float = 0.0
     _budget_s: float = math.inf
+    _patience: float = 0.0
+    _loaded: float = 0.0
 
     def run(
         self,
@@ -122,13 +122,18 @@ class Heat:
         budget_s: float,
         step: Step,
         waiting: Sequence[Candidate] = (),
+        patience_s: float = 0.0,
     ) -> None:
-        """Time rounds until the choice is clear or the time is used; `waiting` enter when it is clear."""
+        """Time rounds until the choice is clear or the time is used; `waiting` enter when it is clear.
+
+        The first of each engine may enter until `patience_s` at least.
+        """
         clock = self.bench.journal
-        self._start_s, self._budget_s = clock.now_s(), budget_s
+        self._start_s, self._budget_s, self._patience = clock.now_s(), budget_s, patience_s / budget_s
         entering, self._waiting = self.bench.founders(self.batch, founders, waiting)
         self._crowded_out = self._entered(_dealt(entering))
         self._waiting += self._crowded_out
+        self._loaded = self._spent()
         now_s = self._start_s
         since = 0  # the round before which somebody entered last
         for number in itertools.count():
@@ -148,7 +153,8 @@ class Heat:
                 known = {c for c in self._alive if len(self.times[c]) >= _LEAST_ROUNDS}
                 self._retire(known - contenders(self.times, self._alive))
         self._end()
-        self.stop = Stop(self.batch, why, clock.now_s() - self._start_s, budget_s, len(self._waiting))
+        spent_s = clock.now_s() - self._start_s
+        self.stop = Stop(self.batch, why, spent_s, budget_s, len(self._waiting), self._unheard())
         self.bench.journal.note("stop", batch=self.batch, why=why)
 
     def _spent(self) -> float:
@@ -159,7 +165,8 @@ class Heat:
         """Why no further round is run; empty where one is."""
         if not self._alive:
             return "nothing is left"
-        if self._spent() >= (1 if number + 1 >= _ENOUGH_ROUNDS else _GRACE):
+        most = 1 if number + 1 >= _ENOUGH_ROUNDS else max(1, self._loaded) + _GRACE
+        if self._spent() >= most:
             return "the time was used"
         if self._is_settled(number):
             return "settled"
@@ -169,8 +176,10 @@ class Heat:
         """Let candidates in for as long as the time lasts for it; those that stay outside."""
         outside = []
         for candidate in candidates:
-            known = _kind(candidate) in map(_kind, self._alive)
-            if not self._alive or self._spent() < (variety if known else _KINDS):
+            until = variety if _kind(candidate) in map(_kind, self._alive) else _KINDS
+            if candidate.engine not in {other.engine for other in self._alive}:
+                until = max(_KINDS, self._patience)
+            if not self._alive or self._spent() < until:
                 self._enter(candidate)
             else:
                 outside.append(candidate)
@@ -272,10 +281,17 @@ class Heat:
         for candidate in [c for c, rows in self.times.items() if len(rows) < enough]:
             self._fail(candidate, NotReadyError("not measured often enough", "the time was used"))
         self.hindered -= {c for c in self._late if "not measured" in self.failures.get(c, "")}
-        tried = set(map(_kind, self.times))
-        self.hindered |= {c for c in self._crowded_out if c in self._waiting and _kind(c) not in tried}
+        unheard = self._unheard()
+        self.hindered |= {
+            c for c in self._crowded_out if c in self._waiting and " ".join(_kind(c)) in unheard
+        }
         for candidate in self._waiting:
             self.failures[candidate] = f"{UNTRIED}: the time was used"
+
+    def _unheard(self) -> tuple[str, ...]:
+        """Engines and precisions of which nobody was tried."""
+        tried = {_kind(c) for c in (*self.times, *self.failures) if c not in self._waiting}
+        return tuple(sorted({" ".join(_kind(c)) for c in self._waiting if _kind(c) not in tried}))
 
     def _retire(self, losers: set[Candidate]) -> None:
         if losers:

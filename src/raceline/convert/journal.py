@@ -42,7 +42,8 @@ class Stop:
 
     Attributes:
         spent_s, budget_s: of time.
-        untried: candidates that were not tried, as they were expected to be slow or the time was used.
+        untried: how many candidates were not tried, as they were expected to be slow or the time was used.
+        unheard: engines with precisions of which none was tried.
     """
 
     batch: int
@@ -50,9 +51,11 @@ class Stop:
     spent_s: float
     budget_s: float
     untried: int = 0
+    unheard: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         untried = f"; {counted(self.untried, 'candidate')} not tried" if self.untried else ""
+        untried += f", nothing of {', '.join(self.unheard)}" if self.unheard else ""
         times = f"{self.spent_s:.0f} s of {self.budget_s:.0f} s"
         return f"batch {self.batch}: stopped after {times}: {self.why}{untried}"
 

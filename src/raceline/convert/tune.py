@@ -84,9 +84,10 @@ def tune(
         engine_names: the engines that compete; empty: those that suit the platform and are installed.
         reduced: ways of computing with fewer bits that compete too, of those engines; held against their
             accuracy budget and not against the reference.
-        budget_s: how long it may take, loading and checking included. They may take three quarters of it for
-            the first of each engine and precision, and half of it for others of these; who is left outside is
-            told. Where five rounds of timing do not fit into the rest, a quarter more is taken.
+        budget_s: how long it may take, loading and checking included. Of a batch's part of it they may take
+            three quarters for the first of each engine and precision, and half for others of these; for the
+            first of each engine also half of what is left for all batches. Who is left outside is told. Where
+            five rounds of timing do not fit into the rest, a quarter more is taken.
         progress: told of each round.
         cache: look for an earlier profile of the same models, inputs, machine and engines, and keep this one,
             unless memory or time was short for a candidate that may do better on another day.
@@ -224,13 +225,16 @@ class _Contest:
                     break
                 for batch in terms.batches:
                     heat = Heat(recorded, batch, random.Random(terms.seed), condemned)
-                    share_s = _share(batch, terms.batches, terms.budget_s, terms.budget_s - journal.now_s())
+                    left_s = terms.budget_s - journal.now_s()
+                    share_s = _share(batch, terms.batches, terms.budget_s, left_s)
                     with self.watch.step(f"tune batch {batch}", total=share_s) as step:
                         full = () if self.reduced.alone else self.variants
                         founders = _founders(full, contestants, terms.threads, batch, ways)
                         first = batch == terms.batches[0]
                         waiting = expected.hopeless(founders, first=first)
-                        heat.run(expected.ordered(founders), terms.threads, share_s, step, waiting)
+                        heat.run(
+                            expected.ordered(founders), terms.threads, share_s, step, waiting, left_s / 2
+                        )
                     found = heat.measurements()
                     rows += found
                     expected.learn({row.candidate: row.latency_s for row in found if not row.failure})

@@ -63,7 +63,7 @@ class Samples:
 
     def _call(self, picked: Sequence[int]) -> dict[str, Array]:
         if not self.stacked:
-            return {name: np.ascontiguousarray(array[picked[0]]) for name, array in self.arrays.items()}
+            return {name: np.asarray(array[picked[0]], order="C") for name, array in self.arrays.items()}
         return {name: np.ascontiguousarray(array[list(picked)]) for name, array in self.arrays.items()}
 
     def pick(self, places: Sequence[int]) -> Samples:

@@ -17,9 +17,9 @@ RUNS_QDQ = ("onnxruntime", "openvino", "native")
 values, and its own 8-bit path takes no ranges but those that its own tool finds."""
 
 
-RUNS_STORED = {8: ("onnxruntime", "openvino"), 4: ("onnxruntime",)}
-"""Engines that multiply by weights of 8 or 4 bits as they are stored, and are faster for it where rows are few;
-OpenVINO's 4 bits were never faster than its 8. Other engines widen such weights once, while loading."""
+RUNS_STORED = {8: ("onnxruntime", "openvino"), 4: ("onnxruntime", "openvino")}
+"""Engines that multiply by weights of 8 or 4 bits as they are stored, and may be faster for it where rows are few.
+Other engines widen such weights once, while loading."""
 
 
 @dataclass(frozen=True)
