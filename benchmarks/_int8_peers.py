@@ -16,6 +16,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 _CHILD_LIMIT_S = 900.0
+_PER_CHANNEL_OPSET = 13
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def _batches(request: dict[str, Any]) -> list[dict[str, Array]]:
 
 
 def _by_onnxruntime(request: dict[str, Any]) -> None:
+    import onnx
+    import onnx.version_converter
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -91,6 +94,9 @@ def _by_onnxruntime(request: dict[str, Any]) -> None:
 
     plain = Path(request["target"]).with_suffix(".plain.onnx")
     quant_pre_process(request["path"], plain, skip_symbolic_shape=True)
+    model = onnx.load(plain)
+    if model.opset_import[0].version < _PER_CHANNEL_OPSET:  # as its documentation asks for
+        onnx.save(onnx.version_converter.convert_version(model, _PER_CHANNEL_OPSET), plain)
     methods = {"minmax": "MinMax", "percentile": "Percentile"}
     quantization.quantize_static(
         plain,

@@ -43,7 +43,7 @@ from raceline.ir.engine_rules import multiplies_exactly
 from raceline.loop import TerminalProgress
 
 BATCHES = (1, 8)
-TUNE_S = 60.0  # as `raceline convert tune` takes where nothing is said
+TUNE_S = 120.0  # as `raceline convert tune` takes where nothing is said
 SEARCH_S = 60.0  # for graphs of fewer bits, as there
 SEED = 0
 PARTS = ("races", "kernels", "qat", "search")
@@ -52,6 +52,7 @@ FIGURES = (
     "speedup_vs_best_single_engine",
     "speedup_vs_best_single_engine_worst",
     "speedup_vs_unoptimised",
+    "within_budget",
     "native_kernel_share_of_peak",
     "qat_size_reduction",
     "qat_accuracy_drop",
@@ -131,7 +132,11 @@ def peers_of(case: Case, source: Model, data: Sequence[dict[str, Any]], folder: 
             if tool == "nncf":
                 model = replace(source, provenance=Provenance(source=str(path)))
             else:
-                model = prepare(replace(case, path=path))[0]
+                try:
+                    model = prepare(replace(case, path=path))[0]
+                except RacelineError as error:
+                    found.refusals[name] = f"what it made is no sound model: {error}"
+                    continue
             found.models[name.replace(" ", "-")] = model
             found.candidates[name] = Candidate(tool, variant=name.replace(" ", "-"))
         found.refusals |= {f"{tool} int8 {way}": why for way, why in made.why.items()}

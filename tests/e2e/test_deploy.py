@@ -88,12 +88,12 @@ def deployed(tmp_path_factory):
     done = run(
         "deploy",
         folder / "small.onnx",
-        "--out",
+        "-o",
         folder / "out",
         "--once",
         "--json",
         "--budget",
-        2,
+        "2s",
         "--seconds",
         1,
     )

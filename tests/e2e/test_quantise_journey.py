@@ -275,14 +275,31 @@ def test_what_fewer_bits_cost_is_told_where_they_lose(files):
         return Measurement(candidate, seconds, seconds, runs=3, accuracy=given, **more)
 
     rows = (row("a", "fp32", 0.1), row("b", "int8", 0.15), row("c", "int8", 0.0, failure="it crashed"))
-    profile = Profile("p", "m", {"x": (1,)}, rows)
+    late = Measurement(Candidate("b", "int8", batch=8, variant="int8"), failure="not tried: no time")
+    profile = Profile("p", "m", {"x": (1,)}, (*rows, late))
     best = tuning.best_of(profile)
     assert tuning._of_fewer_bits(profile, best) == [
-        "int8 on b is not taken: at best 1.50 times the time of full precision",
+        "int8 on b is not taken: at best 1.50 times the time of full precision, at batch 1; nothing is known of "
+        "batch 8",
         "int8 on c is out: it crashed",
     ]
     (note,) = tuning._of_few_calls(best)
     assert "rests on 3 calls only" in note
+
+
+def test_a_run_with_data_is_replayed_where_nothing_is_cached(run, files, monkeypatch):
+    """Which graphs are made is measured too; the log tells it, so that the replay makes the same."""
+    given = ("--data", files / "x.npy", "--accuracy-drop", 0.2)
+    for folder, how in (
+        ("a", ("--budget", "4s", "--log", files / "log")),
+        ("b", ("--replay", files / "log")),
+    ):
+        monkeypatch.setenv("RACELINE_CACHE_DIR", str(files / f"cache {folder}"))
+        code, out, err = run("convert", "tune", files / "net.onnx", *given, *how, "-o", files / folder)
+        assert code == 0, err
+        assert "serves " in out and "quantise " in out, "what a server does, and where the time went"
+    assert "nothing was measured" in out
+    assert Bundle.open(files / "a").profile == Bundle.open(files / "b").profile
 
 
 def test_labels_that_no_metric_reads_are_refused(run, files):

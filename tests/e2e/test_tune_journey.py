@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,10 @@ def test_why_names_the_next_engine_and_what_bits_cost():
     assert two.why == "6.00 times as fast as b"
     alone = Profile("p", "m", {"x": (1,)}, (Measurement(Candidate("a"), latency_s=2.0),))
     assert tuning.best_of(alone)[0].why == "nothing else ran it"
+    left = replace(
+        alone, measurements=(*alone.measurements, Measurement(Candidate("b"), failure="not tried: x"))
+    )
+    assert tuning.best_of(left)[0].why == "there was no time to try b"
 
 
 def test_durations():

@@ -1,18 +1,20 @@
 """Fewer bits in the tuner: chosen only where they are faster and accurate enough, and said so."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from engine_doubles import MACHINE, SHAPES, Track, add_engines, net
 
-from raceline.convert import quantise, reduce, verify_accuracy
+from raceline.convert import RecipeBook, quantise, reduce, verify_accuracy
 from raceline.convert.measure import Bench
 from raceline.convert.precision import Admission, Reduced, Way
 from raceline.convert.quantise.calibrate import observe
 from raceline.convert.tune import tune
 from raceline.core.errors import BackendLostError, BadModelError, ShapeError
-from raceline.ir import Accuracy, Candidate, Measurement, Profile, run_reference
+from raceline.ir import Accuracy, Candidate, Measurement, Profile, run_reference, structural_sha256
 from raceline.ir.platform import EngineChoice
 
 INT8 = "int8-honest"
@@ -166,6 +168,54 @@ def test_graphs_for_two_engines_come_from_one_calibration(model, monkeypatch):
     eight = rows_of(profile, "int8")
     assert {row.candidate.engine for row in eight if not row.failure} == {"onnxruntime", "openvino"}
     assert all(0.95 < row.accuracy.quantised < 1 for row in eight)
+
+
+def test_graphs_that_were_found_are_made_again_without_a_search(model, monkeypatch, tmp_path):
+    monkeypatch.setenv("RACELINE_CACHE_DIR", str(tmp_path))
+    book = RecipeBook()
+
+    def made(book=book, seed=0, drop=0.05):
+        given = quantise.from_arrays(model.signature, {"x": data(16, seed)}, batch=4)
+        return reduce(
+            model, given, quantise.Budget(drop=drop), machine("fp32", "int8", "bf16"), shapes=SHAPES,
+            engine_names=["onnxruntime", "openvino"], book=book,
+        )  # fmt: skip
+
+    first = made()
+    assert {way.precision for way in first.ways} == {"int8", "bf16"}
+    search = quantise.Study.within_budget
+    monkeypatch.setattr(quantise.Study, "within_budget", None)
+    again = made()
+    assert again.key == first.key and again.notes == first.notes and again.recipes == first.recipes
+    for one, other in zip(first.ways, again.ways, strict=True):
+        assert structural_sha256(one.model) == structural_sha256(other.model)
+        assert (one.found and one.found.score) == (other.found and other.found.score)
+    shutil.rmtree(tmp_path)
+    assert made(RecipeBook([first.recipes])).key == first.key, "a log may tell them as well"
+    calls = []
+    monkeypatch.setattr(quantise.Study, "within_budget", lambda *a, **k: calls.append(1) or search(*a, **k))
+    for other in ({"seed": 1}, {"drop": 0.06}):
+        assert made(**other).key != first.key
+    assert calls, "of other data or another budget nothing is known"
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "null", '{"key": "x"}', "kept"])
+def test_damaged_recipes_are_told_and_searched_anew(model, monkeypatch, tmp_path, caplog, damage):
+    monkeypatch.setenv("RACELINE_CACHE_DIR", str(tmp_path))
+
+    def made():
+        return reduce(
+            model, samples(model), quantise.Budget(), machine("fp32", "int8"), shapes=SHAPES,
+            engine_names=["openvino"], book=RecipeBook(),
+        )  # fmt: skip
+
+    first = made()
+    (path,) = (tmp_path / "fewer-bits").iterdir()
+    known = json.loads(path.read_text())
+    known["ways"][0]["kept"] = ["a stranger"]
+    path.write_text(json.dumps(known) if damage == "kept" else damage)
+    assert made().ways[0].found.kept == first.ways[0].found.kept
+    assert "damaged" in caplog.text or "no layers a stranger to keep" in caplog.text
 
 
 def test_of_many_items_those_that_chose_do_not_judge(model, monkeypatch):

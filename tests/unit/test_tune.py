@@ -353,7 +353,7 @@ def test_a_damaged_cache_is_measured_anew(model, tmp_path, caplog, damage):
     with caplog.at_level(logging.WARNING):
         again = track.tune(model, model, cache=True)
     assert track.opened == 2 and again.best().candidate == first.best().candidate
-    assert damage == "\udcff" or "damaged" in caplog.text
+    assert "damaged" in caplog.text
     assert track.tune(model, model, cache=True) == again and track.opened == 2
 
 

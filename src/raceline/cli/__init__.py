@@ -77,12 +77,14 @@ def _stop(number: int, _: object) -> None:
 @app.command()
 def deploy(
     model: Annotated[Path, typer.Argument(help="The model file.")],
-    out: Annotated[Path, typer.Option(help="Folder for the bundle and the report.")] = Path("out"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bundle and the report.")] = Path(
+        "out"
+    ),
     name: Annotated[str, typer.Option(help="What to call the model; as its file by default.")] = "",
     shapes: Shapes = None,
     values: Values = None,
     read: ReaderOptions = None,
-    budget: Annotated[float, typer.Option(help="Seconds the tuner may measure.", min=1.0)] = 30.0,
+    budget: Annotated[str, typer.Option(help="How long the tuner may take, such as 30s or 2min.")] = "30s",
     seconds: Annotated[float, typer.Option(help="Seconds of each load test.", min=0.5)] = 5.0,
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.", min=0, max=65535)] = 8001,
     memory_limit: Annotated[str, typer.Option(help="Refuse models larger than this, such as 2GiB.")] = "",
@@ -98,7 +100,7 @@ def deploy(
 
     Example: raceline deploy detector.onnx --shape images=1,3,320,320 --once
     """
-    from raceline.core.units import parse_size_bytes
+    from raceline.core.units import parse_duration_s, parse_size_bytes
     from raceline.loop import Plan, TerminalProgress, deploy, show
 
     if not once:
@@ -110,7 +112,7 @@ def deploy(
         shapes=pairs(shapes or [], "--shape", shape),
         values=pairs(values or [], "--value", float),
         options=pairs(read or [], "--read", str),
-        budget_s=budget,
+        budget_s=parse_duration_s(budget),
         load_s=seconds,
         memory_limit_bytes=parse_size_bytes(memory_limit) if memory_limit else None,
         data=data,

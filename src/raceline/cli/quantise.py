@@ -21,6 +21,7 @@ from raceline.cli.options import (
 
 if TYPE_CHECKING:
     from raceline.convert import Shrunk
+    from raceline.convert.quantise import Budget
 
 
 def quantise(
@@ -82,7 +83,7 @@ def quantise(
     if as_json:
         typer.echo(json.dumps(made.to_json()))
     else:
-        _show(made, budget.drop)
+        _show(made, budget)
     if not made.found.met:
         typer.echo(
             f"raceline: the accuracy budget of {budget.drop:g} could not be met; {out} holds the best found",
@@ -94,7 +95,8 @@ def quantise(
 _SAME_SPEED = 0.97
 
 
-def _show(made: "Shrunk", allowed: float) -> None:
+def _show(made: "Shrunk", budget: "Budget") -> None:
+    from raceline.convert.quantise import doubt
     from raceline.core.units import format_bytes
 
     found = made.found
@@ -109,7 +111,9 @@ def _show(made: "Shrunk", allowed: float) -> None:
     if found.stopped:
         typer.echo(f"stopped   {found.stopped}")
     verdict = "within" if found.met else "NOT within"
-    typer.echo(f"accuracy  {found.score}; {verdict} {allowed:g}, on {made.engine}")
+    typer.echo(f"accuracy  {found.score}; {verdict} {budget.drop:g}, on {made.engine}")
+    if why := doubt(budget, found.score.items):
+        typer.echo(f"doubt     {why}")
     typer.echo(
         f"bundle    {format_bytes(made.bytes_before)} -> {format_bytes(made.bytes_after)}, "
         f"{abs(made.reduction):.1%} {'larger' if made.reduction < 0 else 'smaller'}, "

@@ -27,7 +27,7 @@ def tune(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
     budget: Annotated[
         str, typer.Option(help="How long loading, checking and measuring may take, such as 60s or 5min.")
-    ] = "60s",
+    ] = "2min",
     log: Annotated[
         Path | None,
         typer.Option(

@@ -119,8 +119,8 @@ def recommend(
         bool, typer.Option("--measure", help="Tune the networks that were not measured yet, here.")
     ] = False,
     budget: Annotated[
-        float, typer.Option(help="With --measure: seconds to time each network.", min=1.0)
-    ] = 5.0,
+        str, typer.Option(help="With --measure: how long each network may take, such as 5s.")
+    ] = "5s",
     as_json: Json = False,
 ) -> None:
     """Rank the networks of a task for a machine: by measurements, else by estimates that are marked as such.
@@ -128,6 +128,7 @@ def recommend(
     Example: raceline zoo recommend --task classification --latency-ms 20 --measure
     """
     from raceline import zoo
+    from raceline.core.units import parse_duration_s
     from raceline.loop import TerminalProgress, recommend, recommendation_lines
 
     limits = zoo.Limits(
@@ -138,7 +139,7 @@ def recommend(
         platform=None if platform == "this" else platform,
         limits=limits,
         measure=measure,
-        budget_s=budget,
+        budget_s=parse_duration_s(budget),
         progress=TerminalProgress(),
     )
     if as_json:

@@ -11,6 +11,7 @@ from raceline.convert.measure import Bench
 from raceline.convert.opening import Hints, Opened, open_model
 from raceline.convert.precision import Reduced, reduce, verify_accuracy
 from raceline.convert.qdq import comes_quantised
+from raceline.convert.recipes import RecipeBook, Recipes
 from raceline.convert.rewrite import Refusal, Rewrite, optimise
 from raceline.convert.settle import settle
 from raceline.convert.shrinking import Shrunk, shrink
@@ -34,6 +35,8 @@ __all__ = [
     "Inspection",
     "Log",
     "Opened",
+    "RecipeBook",
+    "Recipes",
     "Reduced",
     "Refusal",
     "Rewrite",

@@ -29,9 +29,9 @@ _ROUNDS_BEFORE_OFFSPRING = 3
 _LEAST_ROUNDS = 3  # with fewer, offspring that looks fast may only have been lucky
 _ENOUGH_ROUNDS = 5  # one round after cold starts tells nothing
 # Everything counts: loading, checking and timing. Until which part of the budget
-_VARIETY = 0.5  # whoever differs from another in the race by graph, threads or chunks alone may enter,
+_VARIETY = 0.5  # whoever differs from another in the race by graph or chunks alone may enter,
 _FINAL = 0.6  # all candidates are timed, and then the contenders alone,
-_KINDS = 0.75  # the first of an engine at a precision may enter; of the engines one always does.
+_KINDS = 0.75  # the first of an engine at a precision and number of threads may enter.
 _GRACE = 0.25  # of the budget more is for rounds where there were not enough of them.
 _SPLITTING = 0.15  # of the budget may go into the search for splits between engines
 _PROMISING = 1.4  # candidates at most so much slower than their leader get offspring
@@ -59,16 +59,23 @@ def offspring(parent: Candidate, threads: Sequence[int]) -> Iterator[Candidate]:
                 yield replace(parent, streams=streams, chunk=chunk)
 
 
-def _kind(candidate: Candidate) -> tuple[str, str]:
+def _kind(candidate: Candidate) -> tuple[str, str, str]:
     """What every race should have one of."""
-    return candidate.engine, candidate.precision
+    return candidate.engine, candidate.precision, f"t{candidate.threads}"
 
 
 def _dealt(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The first of each engine, then of each kind, then the others; all in the order given."""
+    """The first of each engine, then of each kind, then the others, in the order given.
+
+    Kinds that use few cores and many take turns, as the best of each number of cores is looked for.
+    """
     engines = {candidate.engine: candidate for candidate in reversed(candidates)}
     kinds = {_kind(candidate): candidate for candidate in reversed(candidates)}
-    return sorted(candidates, key=lambda c: 0 if c == engines[c.engine] else 1 if c == kinds[_kind(c)] else 2)
+    first = [c for c in candidates if c == engines[c.engine]]
+    second = [c for c in candidates if c == kinds[_kind(c)] and c not in first]
+    by_cores = [[c for c in second if c.cores == count] for count in dict.fromkeys(c.cores for c in second)]
+    turns = [c for row in itertools.zip_longest(*by_cores) for c in row if c is not None]
+    return [*first, *turns, *(c for c in candidates if c not in first and c not in second)]
 
 
 @dataclass
@@ -179,7 +186,9 @@ class Heat:
             until = variety if _kind(candidate) in map(_kind, self._alive) else _KINDS
             if candidate.engine not in {other.engine for other in self._alive}:
                 until = max(_KINDS, self._patience)
-            if not self._alive or self._spent() < until:
+            if all(other.cores > candidate.cores for other in self._alive):
+                until = math.inf  # nothing else would run on so few cores
+            if self._spent() < until:
                 self._enter(candidate)
             else:
                 outside.append(candidate)
@@ -289,7 +298,7 @@ class Heat:
             self.failures[candidate] = f"{UNTRIED}: the time was used"
 
     def _unheard(self) -> tuple[str, ...]:
-        """Engines and precisions of which nobody was tried."""
+        """Engines at precisions and numbers of threads of which nobody was tried."""
         tried = {_kind(c) for c in (*self.times, *self.failures) if c not in self._waiting}
         return tuple(sorted({" ".join(_kind(c)) for c in self._waiting if _kind(c) not in tried}))
 

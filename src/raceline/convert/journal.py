@@ -43,7 +43,7 @@ class Stop:
     Attributes:
         spent_s, budget_s: of time.
         untried: how many candidates were not tried, as they were expected to be slow or the time was used.
-        unheard: engines with precisions of which none was tried.
+        unheard: engines with precisions and numbers of threads of which none was tried.
     """
 
     batch: int

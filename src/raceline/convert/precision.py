@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from raceline import __version__, engines
 from raceline.convert.equivalence import Equivalence
 from raceline.convert.few_rows import few_rows
-from raceline.convert.measure import Bench
+from raceline.convert.measure import Bench, HinderedError
 from raceline.convert.quantise import (
     RUNS_QDQ,
     RUNS_STORED,
@@ -22,12 +25,21 @@ from raceline.convert.quantise import (
     Stored,
     Study,
     apart,
+    doubt,
     plan,
     schemes_for,
 )
 from raceline.convert.quantise.judge import Tensors
+from raceline.convert.recipes import Recipe, RecipeBook, Recipes
 from raceline.core.clock import Clock, SystemClock
-from raceline.core.errors import BadModelError, ConfigError, RacelineError, ShapeError
+from raceline.core.errors import (
+    BadModelError,
+    ConfigError,
+    MissingDependencyError,
+    NotReadyError,
+    RacelineError,
+    ShapeError,
+)
 from raceline.core.progress import Progress, Silent
 from raceline.engines import Session
 from raceline.ir import (
@@ -40,6 +52,8 @@ from raceline.ir import (
     structural_sha256,
 )
 from raceline.ir.serialise import inlined
+
+_logger = logging.getLogger(__name__)
 
 _SAME = 0.1  # relative error between runs of one graph on one engine that differ in threads or streams only
 _LEAST_ITEMS = 16
@@ -80,6 +94,7 @@ class Reduced:
         notes: sentences for the user: what does not compete, and why.
         key: changes with all that could change a measurement.
         alone: whether full precision does not compete.
+        recipes: how the graphs were made.
     """
 
     ways: tuple[Way, ...] = ()
@@ -87,6 +102,7 @@ class Reduced:
     notes: tuple[str, ...] = ()
     key: str = ""
     alone: bool = False
+    recipes: Recipes | None = None
 
 
 def reduce(
@@ -103,6 +119,7 @@ def reduce(
     threads: int = 1,
     clock: Clock | None = None,
     progress: Progress | None = None,
+    book: RecipeBook | None = None,
 ) -> Reduced:
     """Make the ways of computing with fewer bits that suit the engines of a platform.
 
@@ -123,6 +140,7 @@ def reduce(
         threads: of the engines, while searching.
         clock: for the deadline.
         progress: told of each step.
+        book: where graphs that were found before are looked up, to be made again without searching.
 
     Raises:
         ShapeError: the data's shapes are not those that will be tuned for.
@@ -132,15 +150,22 @@ def reduce(
     _same_shapes(samples, shapes)
     clock = clock or SystemClock()
     until_s = clock.now_s() + deadline_s
+    asked = _asked(model, samples, budget, platform, engine_names, precisions, wanted, deadline_s)
+    known = None if book is None else book.find(asked)
     seen, judged = samples.split()
     parts = judged.split() if judged.items >= _ENOUGH_FOR_TWO else (judged, judged)
     with Runner(judged, threads=threads) as run:
-        choosing, judge = _judges_in_time(model, parts, budget, run, deadline_s)
+        affordable = (
+            known.items if known else max(_LEAST_ITEMS, int(deadline_s / _PASSES / run.item_s(model)))
+        )
+        choosing, judge = _judges(model, parts, affordable, budget, run)
         maker = _Maker(
             model, platform, Study(model, seen, choosing, threads, clock, progress), run, progress or Silent()
         )
+        able = [name for name in RUNS_QDQ if _offers(platform, engine_names, name, "int8")]
+        if known is not None and maker.remade(known, able):
+            return _reduced(maker, judge, samples, budget, known)
         if "int8" in precisions:
-            able = [name for name in RUNS_QDQ if _offers(platform, engine_names, name, "int8")]
             maker.eight_bits(able, lambda: until_s - clock.now_s())
         if "bf16" in precisions and _offers(platform, engine_names, "openvino", "bf16"):
             maker.ways.append(Way("openvino", "bf16", "optimised", model))
@@ -152,9 +177,50 @@ def reduce(
             maker.weights_only(engines_of, shapes, lambda: until_s - clock.now_s(), wanted=wanted)
     if judge.samples.items < parts[1].items:
         maker.notes.append(f"judged by {judge.samples.items} items, for want of time")
+    if maker.ways and (why := doubt(budget, judge.samples.items)):
+        maker.notes.append(why)
+    recipes = Recipes(asked, affordable, tuple(map(_recipe, maker.ways)), tuple(maker.notes))
+    if book is not None and not maker.hindered:
+        book.keep(recipes)
+    return _reduced(maker, judge, samples, budget, recipes)
+
+
+def _reduced(maker: _Maker, judge: Judge, samples: Samples, budget: Budget, recipes: Recipes) -> Reduced:
     made = [f"{way.variant} {way.precision} {structural_sha256(way.model)}" for way in maker.ways]
     key = hashlib.sha256("\n".join([repr(budget), samples.sha256(), *made]).encode())
-    return Reduced(tuple(maker.ways), judge, tuple(maker.notes), key.hexdigest())
+    return Reduced(tuple(maker.ways), judge, recipes.notes, key.hexdigest(), recipes=recipes)
+
+
+def _asked(
+    model: Model,
+    samples: Samples,
+    budget: Budget,
+    platform: PlatformProfile,
+    engine_names: Sequence[str],
+    precisions: Sequence[str],
+    wanted: bool,
+    deadline_s: float,
+) -> str:
+    """Changes with all that decides about the graphs, but for what is measured."""
+    versions = []
+    for name in RUNS_QDQ:
+        with suppress(MissingDependencyError):
+            versions.append(f"{name} {engines.load(name).version()}")
+    asked = (
+        __version__, structural_sha256(model), samples.sha256(), repr(budget), platform.key, *versions,
+        *engine_names, *precisions, wanted, deadline_s,
+    )  # fmt: skip
+    return hashlib.sha256("\n".join(map(str, asked)).encode()).hexdigest()
+
+
+def _recipe(way: Way) -> Recipe:
+    if way.found is None:
+        return Recipe(way.engine, way.precision, way.variant, way.most_batch)
+    how = way.found.scheme
+    return Recipe(
+        way.engine, way.precision, way.variant, way.most_batch, how if isinstance(how, Scheme) else None,
+        how if isinstance(how, Stored) else None, way.found.kept, way.found.score,
+    )  # fmt: skip
 
 
 def _same_shapes(samples: Samples, shapes: Shapes) -> None:
@@ -167,11 +233,10 @@ def _same_shapes(samples: Samples, shapes: Shapes) -> None:
         )
 
 
-def _judges_in_time(
-    model: Model, parts: tuple[Samples, Samples], budget: Budget, run: Runner, deadline_s: float
+def _judges(
+    model: Model, parts: tuple[Samples, Samples], affordable: int, budget: Budget, run: Runner
 ) -> tuple[Judge, Judge]:
-    """Who judges what is tried and what came of it; scoring fits the deadline: of slow models by fewer items."""
-    affordable = max(_LEAST_ITEMS, int(deadline_s / _PASSES / run.item_s(model)))
+    """Who judges what is tried, and who what came of it; of slow models by fewer items, to fit the deadline."""
     first, second = (part.thinned(affordable) for part in parts)
     choosing = Judge(model, first, budget, run=run)
     return choosing, choosing if parts[0] is parts[1] else Judge(model, second, budget, run=run)
@@ -206,6 +271,30 @@ class _Maker:
     progress: Progress
     ways: list[Way] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    hindered: bool = False
+
+    def remade(self, known: Recipes, able: Sequence[str]) -> bool:
+        """Make what was found before; whether it could be made."""
+        try:
+            if any(
+                recipe.scheme for recipe in known.ways
+            ):  # as then, so that ranges are equal to the last digit
+                self.study.observe([scheme for ways in self._schemes(able).values() for scheme in ways])
+            for recipe in known.ways:
+                found = None
+                if (how := recipe.scheme or recipe.stored) and recipe.score:
+                    found = self.study.remade(how, recipe.kept, recipe.score)
+                model = self.model if found is None else found.model
+                self.ways.append(
+                    Way(recipe.engine, recipe.precision, recipe.variant, model, found, recipe.most_batch)
+                )
+        except BadModelError as error:
+            _logger.warning("what was found before cannot be made again (%s); searching", error)
+            self.ways.clear()
+            return False
+        finally:
+            self.notes.clear()
+        return True
 
     def eight_bits(self, able: Sequence[str], left_s: Callable[[], float]) -> None:
         """A graph for each engine; a crash or a refusal of one is a note."""
@@ -221,6 +310,7 @@ class _Maker:
             except RacelineError as error:
                 if isinstance(error, ConfigError):
                     raise
+                self.hindered |= isinstance(error, HinderedError | NotReadyError)
                 self.notes.append(f"int8 on {name} is out: {error}")
                 continue
             if found.met:
@@ -279,6 +369,7 @@ class _Maker:
             except RacelineError as error:
                 if isinstance(error, ConfigError):
                     raise
+                self.hindered |= isinstance(error, HinderedError | NotReadyError)
                 found, why = None, str(error)
             if found is not None and found.met:
                 variant = f"{scheme.precision}-{name}"

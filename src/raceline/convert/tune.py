@@ -85,9 +85,10 @@ def tune(
         reduced: ways of computing with fewer bits that compete too, of those engines; held against their
             accuracy budget and not against the reference.
         budget_s: how long it may take, loading and checking included. Of a batch's part of it they may take
-            three quarters for the first of each engine and precision, and half for others of these; for the
-            first of each engine also half of what is left for all batches. Who is left outside is told. Where
-            five rounds of timing do not fit into the rest, a quarter more is taken.
+            three quarters for the first of each engine at each precision and number of threads, and half for
+            others of these; for the first of each engine also half of what is left for all batches. For each
+            number of cores one is always tried. Who is left outside is told. Where five rounds of timing do
+            not fit into the rest, a quarter more is taken.
         progress: told of each round.
         cache: look for an earlier profile of the same models, inputs, machine and engines, and keep this one,
             unless memory or time was short for a candidate that may do better on another day.
@@ -267,6 +268,7 @@ class _Contest:
             seed=terms.seed,
             reduced=self.reduced.key + (" alone" if self.reduced.alone else ""),
             date=datetime.now(UTC).isoformat(timespec="seconds"),
+            recipes=self.reduced.recipes,
         )
 
     def cache_key(self) -> str:

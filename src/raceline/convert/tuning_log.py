@@ -26,6 +26,7 @@ from typing import Any
 
 from raceline.convert.choose import leaders, representative_s, typical_s
 from raceline.convert.cost_model import Work
+from raceline.convert.recipes import Recipes
 from raceline.core.errors import ConfigError
 from raceline.core.records import from_json
 from raceline.core.units import MIB
@@ -53,6 +54,7 @@ class Head:
         date: when it began, UTC.
         log: version of the log's own format.
         work: what an item costs, computed; for those who learn from the log.
+        recipes: how the graphs of fewer bits were made, for those who need the same.
     """
 
     raceline: str
@@ -71,14 +73,15 @@ class Head:
     date: str
     log: int = FORMAT
     work: Work | None = None
+    recipes: Recipes | None = None
 
     def differences(self, other: Head) -> str:
-        """In what another head differs, in words; date and work do not count. Empty: in nothing."""
+        """In what another head differs, in words; date, work and recipes do not count. Empty: in nothing."""
         mine, theirs = asdict(self), asdict(other)
         return ", ".join(
             f"{name} {_brief(mine[name])} instead of {_brief(theirs[name])}"
             for name in mine
-            if name not in {"date", "work"} and mine[name] != theirs[name]
+            if name not in {"date", "work", "recipes"} and mine[name] != theirs[name]
         )
 
 

@@ -21,10 +21,19 @@ def cache_dir() -> Path:
 
 
 def recall(name: str) -> str | None:
-    """The text stored under `name` (a relative path); None where there is none or it cannot be read."""
+    """The text stored under `name` (a relative path); None where there is none or it cannot be read.
+
+    What is damaged is told in the log.
+    """
+    path = cache_dir() / name
     try:
-        return (cache_dir() / name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        logging.getLogger(__name__).warning(
+            "%s in the cache is damaged: it is no text; doing the work again", path
+        )
+        return None
+    except OSError:
         return None
 
 

@@ -14,8 +14,8 @@ T = TypeVar("T")
 def from_json(kind: type[T], data: object, where: str = "") -> T:
     """Build a `kind` (a dataclass) from what `json.load` gave, its `dataclasses.asdict` turned to JSON.
 
-    Fields may be int, float, str, bool, another dataclass, a tuple of one type, a string-keyed dict, or one
-    of these or None. Every field must be there unless it has a default; no other may be.
+    Fields may be int, float, str, bool, a Literal, another dataclass, a tuple of one type, a string-keyed dict,
+    or one of these or None. Every field must be there unless it has a default; no other may be.
 
     Args:
         kind: the dataclass.
@@ -45,6 +45,10 @@ def _value(kind: Any, value: object, where: str) -> Any:
     if origin in {types.UnionType, typing.Union}:
         (inner,) = (k for k in get_args(kind) if k is not type(None))
         return None if value is None else _value(inner, value, where)
+    if origin is typing.Literal:
+        if value not in get_args(kind):
+            raise _wrong(where, f"one of {', '.join(map(repr, get_args(kind)))}", value)
+        return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise _wrong(where, "a list", value)

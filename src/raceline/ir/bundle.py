@@ -110,7 +110,7 @@ class Bundle:
                 raise ConfigError(
                     f"an attachment cannot be called {name!r}", "the bundle itself uses that name"
                 )
-        folder = folder.resolve()
+        folder = Path(folder).resolve()
         refuse_to_replace_others(folder)
         needed = weights.total_bytes(model.program) + sum(map(len, extra.values())) + _OVERHEAD_BYTES
         with store.replacing(folder, needed) as fresh:

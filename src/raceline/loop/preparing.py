@@ -4,7 +4,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from raceline.convert import (
     Equivalence,
     Hints,
     IRTranslator,
+    RecipeBook,
+    Recipes,
     Reduced,
     TuningLog,
     comes_quantised,
     open_model,
     quantise,
+    read_log,
     reduce,
     tune,
     verify,
@@ -106,7 +109,8 @@ def prepare(plan: Plan, stages: Stages, log: TuningLog | None = None) -> Prepare
     check_room(plan.out, weights.total_bytes(source.program))
     with stages("optimise"):
         model = translator.optimize(source)
-    reduced = _reduced(plan, source, model, translator.platform, shapes, stages)
+    book = RecipeBook(_recipes_of(log))
+    reduced = _reduced(plan, source, model, translator.platform, shapes, stages, book)
     if reduced.alone and not reduced.ways:
         raise _none_of(plan.precision, reduced.notes)
     with stages("tune"):
@@ -152,7 +156,13 @@ def _read(plan: Plan) -> tuple[Model, dict[str, int]]:
 
 
 def _reduced(
-    plan: Plan, source: Model, model: Model, platform: PlatformProfile, shapes: Shapes, stages: Stages
+    plan: Plan,
+    source: Model,
+    model: Model,
+    platform: PlatformProfile,
+    shapes: Shapes,
+    stages: Stages,
+    book: RecipeBook,
 ) -> Reduced:
     """The ways of computing with fewer bits that the plan lets compete; none without data."""
     if plan.precision == FULL:
@@ -168,9 +178,19 @@ def _reduced(
             model, samples, quantise.budget_of(plan.metric, plan.accuracy_drop), platform, shapes=shapes,
             precisions=("int8", "bf16", *WEIGHTS_ONLY) if plan.precision == "auto" else (plan.precision,),
             wanted=plan.precision in WEIGHTS_ONLY, deadline_s=max(_LEAST_SEARCH_S, plan.budget_s),
-            progress=stages.progress,
+            progress=stages.progress, book=book,
         )  # fmt: skip
     return replace(found, alone=plan.precision != "auto")
+
+
+def _recipes_of(log: TuningLog | None) -> list[Recipes]:
+    """How the graphs of fewer bits were made in the runs that the user's logs tell of."""
+    found = []
+    for path in (log.replay, log.path) if log else ():
+        with suppress(OSError, ConfigError):  # that is told where the log is gone on with, or replayed
+            recipes = read_log(path).head.recipes if path else None
+            found += [recipes] if recipes else []
+    return found
 
 
 def _none_of(precision: str, reasons: Sequence[str]) -> BadModelError:

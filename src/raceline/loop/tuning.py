@@ -116,11 +116,15 @@ def _of_fewer_bits(profile: Profile, best: Sequence[Best]) -> list[str]:
         if (engine, precision) in chosen:
             continue
         mine = [r for r in rows if (r.candidate.engine, r.candidate.precision) == (engine, precision)]
-        ratios = [ratio for row in mine if (ratio := _against_full(row, profile)) is not None]
+        ratios = {
+            (ratio, row.candidate.batch) for row in mine if (ratio := _against_full(row, profile)) is not None
+        }
+        missing = {row.candidate.batch for row in mine} - {batch for _, batch in ratios}
         if ratios:
-            notes.append(
-                f"{precision} on {engine} is not taken: at best {min(ratios):.2f} times the time of full precision"
-            )
+            least, batch = min(ratios)
+            told = f"{least:.2f} times the time of full precision, at batch {batch}"
+            untold = f"; nothing is known of batch {', '.join(map(str, sorted(missing)))}" if missing else ""
+            notes.append(f"{precision} on {engine} is not taken: at best {told}{untold}")
         else:
             notes.append(f"{precision} on {engine} is out: {mine[0].failure or 'nothing compares'}")
     return notes
@@ -152,12 +156,21 @@ def best_of(profile: Profile) -> list[Best]:
         for cores in sorted({row.candidate.cores for row in rows}):
             fitting = profile.usable(threads=cores, batch=batch)
             if fitting:
-                found.append(Best(cores, fitting[0], _why(fitting)))
+                left = {
+                    row.candidate.engine for row in profile.measurements
+                    if row.untried and row.candidate.batch == batch and row.candidate.cores <= cores
+                }  # fmt: skip
+                found.append(Best(cores, fitting[0], _why(fitting, left)))
     return found
 
 
-def _why(rows: list[Measurement]) -> str:
-    """What the first of these is better than: the next engine, and full precision where it has fewer bits."""
+def _why(rows: list[Measurement], untried: set[str]) -> str:
+    """What the first of these is better than: the next engine, and full precision where it has fewer bits.
+
+    Args:
+        rows: measured, the fastest first.
+        untried: engines that there was no time for, or not for all of their candidates.
+    """
     best, *others = rows
     reasons = []
     if rival := next((r for r in others if r.candidate.engine != best.candidate.engine), None):
@@ -166,6 +179,8 @@ def _why(rows: list[Measurement]) -> str:
         full = next((r for r in others if r.candidate.precision == FULL), None)
         reasons += [f"{full.latency_s / best.latency_s:.2f} times as fast as fp32"] if full else []
         reasons += [str(best.accuracy)] if best.accuracy else []
+    if not reasons and (left := untried - {best.candidate.engine}):
+        return f"there was no time to try {', '.join(sorted(left))}"
     return "; ".join(reasons) or "nothing else ran it"
 
 
@@ -181,6 +196,7 @@ def show_tuned(result: Tuned, console: Console) -> None:
     console.print(table)
     lines = [f"note    {note}" for note in (*result.log.notes, *result.notes)]
     lines += [f"tuned   {stop}" for stop in result.log.stops]
+    lines += [f"time    {', '.join(f'{name} {seconds:.0f} s' for name, seconds in result.stage_s.items())}"]
     lines += [f"log     {result.log.written}"] if result.log.written else []
     lines += [f"serves  {result.choice} ({result.choice.why})"]
     lines += [f"proof   {result.equivalence}", f"bundle  {result.bundle}"]

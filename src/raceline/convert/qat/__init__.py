@@ -67,6 +67,7 @@ def prepare(
 
     Raises:
         BadModelError: it cannot be traced, has nothing to quantise, or computes something else once traced.
+        ConfigError: it is no torch module.
         MissingDependencyError: torch is not installed.
     """
     scheme = scheme or scheme_for("onnxruntime", this_machine())

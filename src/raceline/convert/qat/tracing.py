@@ -16,7 +16,7 @@ from raceline.convert.qat.kinds import Kinds, is_float_tensor
 from raceline.convert.qat.layers import CONVOLUTIONS, NORMS, TRANSPOSED, QuantisedLayer, unfit
 from raceline.convert.quantise.plan import reasons
 from raceline.convert.quantise.scheme import Scheme
-from raceline.core.errors import BadModelError
+from raceline.core.errors import BadModelError, ConfigError
 
 _LAYERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 _FUNCTIONS = {
@@ -73,6 +73,8 @@ class FakeQuantised(nn.Module):
 
 def prepared(module: nn.Module, example: Sequence[Tensor], scheme: Scheme) -> FakeQuantised:
     """See `raceline.convert.qat.prepare`."""
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"{type(module).__name__} is no network", "", "Give a torch.nn.Module.")
     given = tuple(example)
     inner = copy.deepcopy(module).eval()
     for part in inner.modules():

@@ -92,9 +92,19 @@ def accuracy(module: nn.Module, items: Array, labels: Array) -> float:
         module: (items, ...) to scores (items, classes); in its own mode again afterwards.
         items: (items, ...).
         labels: (items,) classes.
+
+    Raises:
+        ShapeError: labels are not as many, or none of the classes.
     """
-    found = np.argmax(scores(module, items), axis=1)
-    return float(np.mean(found == np.asarray(labels)))
+    found, truth = scores(module, items), np.asarray(labels)
+    classes = found.shape[1]
+    if len(truth) != len(found) or not len(found) or truth.min() < 0 or truth.max() >= classes:
+        told = f", {truth.min()} to {truth.max()}" if len(truth) else ""
+        raise ShapeError(
+            f"{len(truth)} labels{told} do not fit {len(found)} items of {classes} classes",
+            next_step=f"Give one of 0 to {classes - 1} for each item.",
+        )
+    return float(np.mean(found.argmax(1) == truth))
 
 
 def scores(module: nn.Module, items: Array) -> Array:

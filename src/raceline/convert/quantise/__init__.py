@@ -1,7 +1,7 @@
 """Fewer bits: calibrated 8-bit quantisation that is kept only where it is faster and as accurate as asked."""
 
 from raceline.convert.quantise.insert import Plan, plan, quantise
-from raceline.convert.quantise.judge import METRICS, Budget, Judge, apart, budget_of
+from raceline.convert.quantise.judge import METRICS, Budget, Judge, apart, budget_of, doubt
 from raceline.convert.quantise.mixed import AnyScheme, Quantised, Study, within_budget
 from raceline.convert.quantise.ranges import METHODS, Observed
 from raceline.convert.quantise.runner import Runner
@@ -36,6 +36,7 @@ __all__ = [
     "Study",
     "apart",
     "budget_of",
+    "doubt",
     "from_arrays",
     "from_file",
     "generated",

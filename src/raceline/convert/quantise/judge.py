@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
@@ -10,6 +11,7 @@ import numpy as np
 
 from raceline.convert.quantise.samples import Samples
 from raceline.core.errors import BadModelError, ConfigError
+from raceline.core.units import counted
 from raceline.ir import FULL, Accuracy, Model
 
 Array = np.ndarray[Any, Any]
@@ -57,6 +59,15 @@ class Budget:
 
 
 _DROPS = {"fidelity": 0.05, "top1": 0.01}
+_FEW = 8  # items that say little of how near outputs are
+
+
+def doubt(budget: Budget, items: int) -> str:
+    """Why a verdict on so few items is uncertain; empty where it is not."""
+    if budget.metric == "top1" and budget.drop * items < 1:
+        least = f", and {math.ceil(1 / budget.drop)} are needed to see {budget.drop:g}" if budget.drop else ""
+        return f"accuracy rests on {counted(items, 'item')} only: one more wrong answer is {1 / items:.2g}{least}"
+    return f"accuracy rests on {counted(items, 'item')} only" if items < _FEW else ""
 
 
 def budget_of(metric: str, drop: float | None, *, labelled: bool = False) -> Budget:
@@ -81,13 +92,17 @@ class Judge:
 
     Raises:
         BadModelError: no engine runs the unquantised model.
-        ConfigError: "top1" of a model that gives no scores of classes.
+        ConfigError: "top1" of a model that gives no scores of classes; or labels that are none of its classes, or
+            with which it answers no better than chance, so that nothing can be lost.
     """
 
     def __init__(self, full: Model, samples: Samples, budget: Budget, *, run: Run) -> None:
         self.samples, self.budget, self._run, self._full = samples, budget, run, full
         self._expected = self._gathered(_answers_of(full, samples, run))
+        self._scores = _scores_in(self._expected) if budget.metric == "top1" else ()
         self.full = self._value(self._expected)
+        if budget.metric == "top1" and samples.labels is not None:
+            self._check_labels(samples.labels)
 
     def score(self, model: Model, engine: str, precision: str = FULL) -> Accuracy:
         """Run a model on an engine and count; of QDQ the graph says the precision."""
@@ -121,9 +136,26 @@ class Judge:
             return self._top1(found)
         return 1.0 - max((apart(name, self._expected, found) for name in self._expected[0]), default=0.0)
 
+    def _check_labels(self, labels: Array) -> None:
+        classes = self._expected[0][self._scores[0]].shape[-1]
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise ConfigError(
+                f"the labels are {low} to {high}, and {self._scores[0]!r} has {classes} classes",
+                "",
+                f"Count classes from 0 to {classes - 1}.",
+            )
+        if self.full <= 1 / classes:
+            raise ConfigError(
+                f"in full precision the model answers {self.full:.1%} of {len(labels)} items rightly",
+                f"that is no better than chance among {classes} classes, so no loss could be seen",
+                "Check that labels count from 0 and belong to these items, and that the items are scaled as the "
+                "model wants them.",
+            )
+
     def _top1(self, found: list[Tensors]) -> float:
-        """The share of right answers; labels are of the first output, and any other must agree as well."""
-        first, *others = self._expected[0]
+        """The share of right answers; labels are of the first output of scores, any other must agree as well."""
+        first, *others = self._scores
         chosen = _classes(first, found)
         truth = self.samples.labels
         if truth is None:
@@ -134,18 +166,24 @@ class Judge:
         return float(np.mean(chosen == truth) * min(agreed, default=1.0))
 
 
-def _classes(name: str, answers: Sequence[Tensors]) -> np.ndarray[Any, Any]:
-    """The class that each item's scores tell.
+def _scores_in(answers: Sequence[Tensors]) -> tuple[str, ...]:
+    """The outputs that hold scores of classes; others, such as the class itself, follow from them.
 
     Raises:
-        ConfigError: the output holds no scores.
+        ConfigError: none does.
     """
-    for one in answers[:1]:
-        if one[name].ndim < 2 or one[name].dtype.kind != "f":
-            raise ConfigError(
-                f"top1 needs scores of classes, and {name!r} is {one[name].dtype} of shape {list(one[name].shape)}",
-                next_step="Take --metric fidelity.",
-            )
+    outputs = answers[0]
+    found = tuple(name for name, array in outputs.items() if array.ndim > 1 and array.dtype.kind == "f")
+    if not found:
+        told = ", ".join(
+            f"{name!r} is {array.dtype} of shape {list(array.shape)}" for name, array in outputs.items()
+        )
+        raise ConfigError(f"top1 needs scores of classes, and {told}", next_step="Take --metric fidelity.")
+    return found
+
+
+def _classes(name: str, answers: Sequence[Tensors]) -> Array:
+    """The class that each item's scores tell."""
     return np.concatenate([one[name].argmax(-1).reshape(-1) for one in answers])
 
 

@@ -15,6 +15,7 @@ from raceline.convert.quantise.samples import Samples
 from raceline.convert.quantise.scheme import Scheme
 from raceline.convert.quantise.stored import Shelf, Stored, shelf
 from raceline.core.clock import Clock, SystemClock
+from raceline.core.errors import BadModelError
 from raceline.core.progress import Progress, Silent
 from raceline.ir import FULL, Accuracy, Model
 
@@ -204,6 +205,22 @@ class Study:
         """
         recipe, ways = self._recipe(scheme, _METHODS)
         return recipe.make(ways[0], ())
+
+    def remade(self, scheme: AnyScheme, kept: Sequence[str], score: Accuracy) -> Quantised:
+        """What a search found before, without one; it must have observed what that search had.
+
+        Raises:
+            BadModelError: a layer that was kept is none, or nothing can be quantised.
+        """
+        recipe, _ = self._recipe(scheme, _METHODS)
+        if strangers := set(kept) - set(recipe.layers):
+            raise BadModelError(
+                f"{self._model.name} has no layers {', '.join(sorted(strangers)[:5])} to keep"
+            )
+        return Quantised(
+            recipe.make(scheme, kept), scheme, len(recipe.layers) - len(kept), tuple(kept), score, met=True,
+            sensitivity={}, refused=dict(recipe.refused), notes=dict(recipe.notes),
+        )  # fmt: skip
 
     def shelf(self, bits: int) -> Shelf:
         """Which weights can be stored in so few bits; found once.

@@ -208,13 +208,18 @@ def _arrays(path: Path) -> dict[str, Array]:
         raise ConfigError(f"there is no calibration data at {str(path)!r}", "", "Give a .npz or .npy file.")
     try:
         with path.open("rb") as file:
+            if file.read(6)[:2] not in {b"\x93N", b"PK"}:
+                raise ValueError("its content is of another kind")  # noqa: TRY301 - told in one place
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             named = isinstance(loaded, np.lib.npyio.NpzFile)
             found = {name: loaded[name] for name in loaded.files} if named else {"": loaded}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
         raise ConfigError(
             f"{path.name} is no calibration data",
-            str(error)[:200],
+            "it holds Python objects, which are never unpickled"
+            if "pickle" in str(error)
+            else str(error)[:200],
             "Save it with numpy.savez(FILE, INPUT=array, ...), axis 0 counting the items.",
         ) from error
     if not found:
