@@ -182,6 +182,22 @@ def test_layers_however_they_are_spelled(layer, kernels, tmp_path, monkeypatch):
     assert session.memory_bytes() > 0
 
 
+@pytest.mark.parametrize("how", ["three", "split", "slice"])
+@pytest.mark.parametrize("heads, tokens", [(1, TOKENS), (HEADS, 1), (1, 1)])
+def test_turning_back_what_has_one_head_or_one_token_moves_nothing(heads, tokens, how, tmp_path, monkeypatch):
+    """So what is joined is a view of the product too, which the kernels never write."""
+    sizes = {"HEADS": heads, "DEPTH": WIDTH // heads, "TOKENS": tokens}
+    for name, size in sizes.items():
+        monkeypatch.setitem(globals(), name, size)
+    g = Written(x=(BATCH, tokens, WIDTH))
+    model = g.model(tmp_path, block(g, block(g, "x", how=how), how=how))
+    session, inputs = loaded(model, optimise=False)
+    assert_right(model, inputs, session.run(inputs))
+    assert names(session).count("attention") == 2
+    (plan,) = session._plans.values()
+    assert len(plan.parts) == 1
+
+
 def test_what_is_around_goes_to_the_other_engine(tmp_path):
     """A mask that is computed, an embedding before, and two readers of one view, one of each engine."""
     g = Written(x=(BATCH, TOKENS, WIDTH), m=(BATCH, TOKENS))

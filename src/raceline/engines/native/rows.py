@@ -334,6 +334,7 @@ class _Finding:
         }  # fmt: skip
         reads = [q.base, k.base, v.base, *([mask[0]] if mask else [])]
         joined, rest = after
+        self.views.written.add(joined)  # or, with one head, it would be a view of what nobody writes
         return Unit([*nodes, node, product, *rest], Step("attention", reads, [joined], settings))
 
     def _scores(self, softmax: ir.Node) -> _Scores | None:

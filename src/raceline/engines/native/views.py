@@ -46,11 +46,13 @@ class Views:
 
     Attributes:
         used: nodes that some view was followed through.
+        written: names of values that kernels write as they are: none of them is followed further.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes = shapes
         self.used: set[ir.Node] = set()
+        self.written: set[str] = set()
 
     def of(self, value: ir.Value | None) -> View | None:
         """The value as a view of what was computed; None where its shape is unknown or it is a constant."""
@@ -84,7 +86,8 @@ class Views:
         if shape is None or 0 in shape or int(np.prod(shape)) > _MOST_NUMBERS:
             return None
         node = value.producer()
-        if node is not None and node.domain in {"", "ai.onnx"} and node.op_type in _VIEWS:
+        followed = node is not None and node.domain in {"", "ai.onnx"} and node.op_type in _VIEWS
+        if node is not None and followed and str(value.name) not in self.written:
             source = self._followed(node.inputs[0])
             seen = _VIEWS[node.op_type](node, source[1], shape, node.outputs.index(value)) if source else None
             if source is not None and seen is not None and np.may_share_memory(seen, source[2]):
