@@ -307,20 +307,6 @@ def test_training_makes_it_right_and_again_the_same():
     assert qat.accuracy(student, *test) > qat.accuracy(module, *test) - 0.05
 
 
-@pytest.mark.parametrize("wrong", [100, -1])
-def test_classes_that_validation_lacks_are_told(wrong):
-    items, labels = labelled(32)
-    with pytest.raises(ShapeError, match="32 labels, .* do not fit 32 items of . classes. Give one of 0 to"):
-        qat.fit(network(), items, labels, recipe=qat.Recipe(epochs=1), validation=(items, labels + wrong))
-    with pytest.raises(ShapeError, match="31 labels, .* do not fit 32 items"):
-        qat.accuracy(network(), items, labels[1:])
-
-
-def test_what_is_no_network_is_told():
-    with pytest.raises(ConfigError, match="int is no network"):
-        qat.prepare(3, (torch.rand(2, 3, 6, 6),))
-
-
 def test_pictures_are_changed_before_each_step_by_the_seed():
     items, labels = labelled(64)
     seen, found = [], []
