@@ -24,14 +24,14 @@ public:
         const std::int64_t q = rows_ * round_up(call.depth, line_floats);
         const std::int64_t scores = rows_ * round_up(block_, line_floats);
         const std::int64_t total = padded_keys_ * call.depth + call.keys * padded_depth_ + q + 2 * scores +
-                                   rows_ * padded_depth_ + 4 * most_rows;
+                                   rows_ * padded_depth_ + 4 * most_rows + 6 * gap_floats;
         keys_ = scratch_floats(total);
-        values_ = keys_ + padded_keys_ * call.depth;
-        query_ = values_ + call.keys * padded_depth_;
-        scores_ = query_ + q;
-        weights_ = scores_ + scores;
-        sums_ = weights_ + scores;
-        state_ = sums_ + rows_ * padded_depth_;
+        values_ = after_gap(keys_ + padded_keys_ * call.depth);
+        query_ = after_gap(values_ + call.keys * padded_depth_);
+        scores_ = after_gap(query_ + q);
+        weights_ = after_gap(scores_ + scores);
+        sums_ = after_gap(weights_ + scores);
+        state_ = after_gap(sums_ + rows_ * padded_depth_);
     }
 
     // Panels of `width_` keys, as columns; panels of `width_` of the values' columns.

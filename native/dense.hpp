@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "sanitized.hpp"
+
 namespace raceline {
 
 enum class Activation { none, relu, gelu, gelu_tanh, silu };

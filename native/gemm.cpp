@@ -124,9 +124,9 @@ void Gemm::run_block(const GemmCall& call, const RowBlock& block, std::int64_t f
     const Tiling tiles = tiling(block.rows);
     const std::int64_t most = kernels_->rows[plan_.vectors - 1], stride = round_up(k_, line_floats);
     const std::int64_t width = std::int64_t(plan_.vectors) * kernels_->lanes;
-    float* const packed = scratch_floats(block.rows * stride + most * width + most * k_);
-    float* const sums = packed + block.rows * stride;
-    float* const normalised = sums + most * width;
+    float* const packed = scratch_floats(block.rows * stride + most * width + most * k_ + 2 * gap_floats);
+    float* const sums = after_gap(packed + block.rows * stride);
+    float* const normalised = after_gap(sums + most * width);
     for (std::int64_t t = 0; t < tiles.count; ++t) {
         const std::int64_t row = tiles.begin(t), rows = tiles.begin(t + 1) - row;
         const float* a = call.a + (block.row + row) * call.lda;
@@ -221,12 +221,14 @@ void Gemm::run_block_strassen(const GemmCall& call, const RowBlock& block, std::
     const std::int64_t group =
         std::min(end_panel - first_panel, std::max<std::int64_t>(1, cached_floats / panel_floats));
     const std::int64_t packed_floats = products * half * stride, sums_floats = group * panel_floats;
-    float* const packed = scratch_floats(packed_floats + sums_floats + (call.before ? block.rows * k_ : 0));
-    float* const sums = packed + packed_floats;
+    const std::int64_t normalised_floats = call.before ? block.rows * k_ : 0;
+    float* const packed = scratch_floats(packed_floats + sums_floats + normalised_floats + 2 * gap_floats);
+    float* const sums = after_gap(packed + packed_floats);
+    float* const normalised = after_gap(sums + sums_floats);
     const float* a = call.a + block.row * call.lda;
-    if (call.before) kernels_->normalise(*call.before, a, call.lda, block.rows, sums + sums_floats, k_);
+    if (call.before) kernels_->normalise(*call.before, a, call.lda, block.rows, normalised, k_);
     if (call.before)
-        pack_sums(sums + sums_floats, k_, half, lower, packed);
+        pack_sums(normalised, k_, half, lower, packed);
     else
         pack_sums(a, call.lda, half, lower, packed);
     for (std::int64_t first = first_panel; first < end_panel; first += group) {

@@ -231,9 +231,11 @@ void Int8Gemm::run_block(const Int8Call& call, const Columns& columns, const Row
     const Tiling tiles = Tiling::of(block.rows, most);
     const std::int64_t stride = round_up(words_, line_words), width = std::int64_t(plan_.vectors) * kernels_->lanes;
     const std::int64_t sums_words = round_up(most_finished_rows * width, line_words);
-    float* const packed = scratch_floats(block.rows * stride + sums_words + (most * k_ + word_bytes) / word_bytes);
-    auto* const sums = reinterpret_cast<std::int32_t*>(packed + block.rows * stride);
-    pack_block(call, block, reinterpret_cast<std::uint8_t*>(sums + sums_words), packed);
+    float* const packed = scratch_floats(block.rows * stride + sums_words +
+                                         (most * k_ + word_bytes) / word_bytes + 2 * gap_floats);
+    float* const of_sums = after_gap(packed + block.rows * stride);
+    auto* const sums = reinterpret_cast<std::int32_t*>(of_sums);
+    pack_block(call, block, reinterpret_cast<std::uint8_t*>(after_gap(of_sums + sums_words)), packed);
     for (std::int64_t p = first_panel; p < end_panel; ++p) {
         const Panel& panel = panels_[p];
         const auto* start = reinterpret_cast<const std::int32_t*>(columns.start.get()) + panel.column;

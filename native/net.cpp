@@ -11,6 +11,7 @@
 
 #include "cpu.hpp"
 #include "net_int8.hpp"
+#include "sanitized.hpp"
 
 namespace raceline::net {
 namespace {
@@ -110,6 +111,12 @@ std::int64_t checked_product(std::initializer_list<std::int64_t> factors) {
     return product;
 }
 
+// Of a step's work space all but what it asked for.
+void forbid_more(const Floats& scratch, std::int64_t count) {
+    allow(scratch.data(), std::size_t(count) * sizeof(float));
+    forbid(scratch.data() + count, std::size_t(scratch.size() - count) * sizeof(float));
+}
+
 }  // namespace
 
 void Floats::Free::operator()(float* at) const { std::free(at); }
@@ -121,6 +128,7 @@ Floats::Floats(std::int64_t count) : size_(count) {
     data_.reset(static_cast<float*>(std::aligned_alloc(line_bytes, bytes)));
     if (!data_) throw std::bad_alloc();
     std::memset(data_.get(), 0, bytes);
+    forbid(data_.get() + count, bytes - std::size_t(count) * sizeof(float));
 }
 
 const Kernels* kernels_named(const char* name) {
@@ -251,6 +259,15 @@ void Net::resize_arenas(std::int64_t more_floats) {
             context->arena = Floats(), context->arena = Floats(arena_floats_ + more_floats);
 }
 
+// Of an arena all but the numbers of values.
+void Net::forbid_gaps(float* arena) const {
+    forbid(arena, std::size_t(arena_floats_) * sizeof(float));
+    for (const Value& v : values_)
+        for (std::int64_t n = 0; n < v.n && !v.plain(); ++n)
+            allow(arena + v.offset + n * v.image_stride,
+                  std::size_t(v.is_bytes ? v.c * v.h * v.w : v.blocks() * v.plane() * std::int64_t(sizeof(float))));
+}
+
 void Net::prepare(double budget_s, bool winograd, int choice) {
     if (ready_) throw BadNet("the net is complete");
     const double until = now_s() + budget_s;
@@ -278,6 +295,8 @@ void Net::prepare(double budget_s, bool winograd, int choice) {
     std::int64_t scratch = 0;
     for (const auto& step : steps_) scratch = std::max(scratch, step->scratch_floats(threads_));
     for (auto& context : contexts_) context->scratch = Floats(scratch);
+    if (sanitized)
+        for (auto& context : contexts_) forbid_gaps(context->arena.data());
     ready_ = true;
 }
 
@@ -355,7 +374,10 @@ void Net::run(const float* const* inputs, float* const* outputs) {
     const Turn turn(*this);
     const Pool::Busy busy(*turn.context->pool);
     const Call call = call_on(*turn.context, inputs, outputs);
-    for (const auto& step : steps_) step->run(call);
+    for (const auto& step : steps_) {
+        if (sanitized) forbid_more(turn.context->scratch, step->scratch_floats(threads_));
+        step->run(call);
+    }
 }
 
 std::vector<double> Net::time_steps(const float* const* inputs, float* const* outputs, int repeats) {
@@ -366,6 +388,7 @@ std::vector<double> Net::time_steps(const float* const* inputs, float* const* ou
     std::vector<double> least(steps_.size(), std::numeric_limits<double>::infinity());
     for (int i = 0; i < repeats; ++i)
         for (std::size_t k = 0; k < steps_.size(); ++k) {
+            if (sanitized) forbid_more(turn.context->scratch, steps_[k]->scratch_floats(threads_));
             const double start = spent_s(threads_);
             steps_[k]->run(call);
             least[k] = std::min(least[k], spent_s(threads_) - start);

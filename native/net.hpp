@@ -212,6 +212,7 @@ class Net {
         }
     };
     struct Turn;
+    void forbid_gaps(float* arena) const;
     void add_pending(Pending pending);
     std::vector<Method> ways_of(const Pending& pending, bool winograd) const;
     std::unique_ptr<Step> make(const Pending& pending, const Method& method) const;
