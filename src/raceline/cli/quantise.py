@@ -21,7 +21,7 @@ from raceline.cli.options import (
 
 if TYPE_CHECKING:
     from raceline.convert import Shrunk
-    from raceline.convert.quantise import Budget
+    from raceline.convert import quantise as bits
 
 
 def quantise(
@@ -95,8 +95,8 @@ def quantise(
 _SAME_SPEED = 0.97
 
 
-def _show(made: "Shrunk", budget: "Budget") -> None:
-    from raceline.convert.quantise import doubt
+def _show(made: "Shrunk", budget: "bits.Budget") -> None:
+    from raceline.convert import quantise as bits
     from raceline.core.units import format_bytes
 
     found = made.found
@@ -112,7 +112,7 @@ def _show(made: "Shrunk", budget: "Budget") -> None:
         typer.echo(f"stopped   {found.stopped}")
     verdict = "within" if found.met else "NOT within"
     typer.echo(f"accuracy  {found.score}; {verdict} {budget.drop:g}, on {made.engine}")
-    if why := doubt(budget, found.score.items):
+    if why := bits.doubt(budget, found.score.items):
         typer.echo(f"doubt     {why}")
     typer.echo(
         f"bundle    {format_bytes(made.bytes_before)} -> {format_bytes(made.bytes_after)}, "
