@@ -14,9 +14,7 @@ from raceline.convert.cost_model import sizes_of
 from raceline.core.errors import RacelineError
 from raceline.ir import Model, NodeCost, PlatformProfile, Shapes, cost
 
-_MOST_ROWS = (
-    8  # of a product that weights in few bits made faster on any engine and machine that was measured
-)
+_MOST_ROWS = 8  # of a product that weights in few bits made faster on any engine that was measured
 _LEAST_SHARE = 0.1  # of the time; even weights that come for nothing would save no more
 _USUAL_CACHE_BYTES = 1 << 20  # of a core's own, where the platform does not say
 _USUAL_FLOPS_PER_S = 5e10

@@ -291,9 +291,7 @@ class Heat:
             self._fail(candidate, NotReadyError("not measured often enough", "the time was used"))
         self.hindered -= {c for c in self._late if "not measured" in self.failures.get(c, "")}
         unheard = self._unheard()
-        self.hindered |= {
-            c for c in self._crowded_out if c in self._waiting and " ".join(_kind(c)) in unheard
-        }
+        self.hindered |= {c for c in self._crowded_out if " ".join(_kind(c)) in unheard}
         for candidate in self._waiting:
             self.failures[candidate] = f"{UNTRIED}: the time was used"
 
