@@ -161,7 +161,7 @@ def test_products_of_two_computed_factors_stay_in_floats(tmp_path):
     scheme = quantise.scheme_for("native", this_machine())
     planned = quantise.plan(model, scheme)
     assert scheme.weight_bits == 8 and len(planned.layers) == 6 and len(planned.refused) == 2
-    assert set(planned.refused.values()) == {"this engine multiplies computed factors in floats"}
+    assert set(planned.refused.values()) == {"this engine multiplies these computed factors in floats"}
     inputs = make_inputs(model.signature, {"x": (BATCH, TOKENS, WIDTH)}, seed=0)
     samples = quantise.Samples(
         {name: array[None] for name, array in inputs.items()}, "made up", stacked=False

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnx_ir
 import pytest
 from engine_doubles import add_engines
@@ -15,6 +16,7 @@ from raceline.convert.quantise.calibrate import observe
 from raceline.convert.quantise.insert import rounded
 from raceline.core.clock import ManualClock
 from raceline.core.errors import BackendLostError, BadModelError, ConfigError, ShapeError
+from raceline.engines import Options
 from raceline.ir import check, run_reference, this_machine
 
 RANDOM = np.random.default_rng(5)
@@ -207,6 +209,61 @@ def test_openvino_gets_pairs_that_are_neighbours_where_the_layer_reads():
         if "Linear" in op or op in {"Transpose", "Conv"}
     ]
     assert here[:3] == ["Transpose", "QuantizeLinear", "DequantizeLinear"]
+
+
+@pytest.mark.parametrize(("products", "computed"), [("all", 4), ("scores", 2), ("none", 0)])
+def test_openvino_gets_scores_around_zero(products, computed):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N, 8, 16] x, float[16, 16] wq, float[16, 16] wk) => (float[N, 8, 16] y) {
+            q = MatMul(x, wq)
+            k = MatMul(x, wk)
+            t = Transpose<perm = [0, 2, 1]>(k)
+            s = MatMul(q, t)
+            p = Softmax<axis = -1>(s)
+            y = MatMul(p, x)
+        }"""
+    model = batched(model_from_text(text, wq=(16, 16), wk=(16, 16)))
+    rows = {"x": np.random.default_rng(0).standard_normal((8, 8, 16)).astype(np.float32)}
+    some = quantise.from_arrays(model.signature, rows, batch=4)
+    scheme = quantise.Scheme(results=False, products=products)
+    planned = quantise.plan(model, scheme)
+    made = quantise.quantise(planned, observe(planned.model, some, planned.values), scheme)
+    layers = [node for node in made.program.graph if node.op_type == "MatMul"]
+    read = [[value.producer() for value in node.inputs] for node in layers[2:]]  # scores, and what they weigh
+    whole = [n for pair in read for n in pair if n is not None and n.op_type == "DequantizeLinear"]
+    assert len(whole) == computed + (products != "all")  # x is in bytes for the layers before
+    if products == "scores":
+        assert all(node.inputs[0].dtype.numpy() == np.int8 for node in read[0])
+        assert all(node.inputs[2].const_value.numpy() == 0 for node in read[0])
+    expected, found = run_reference(model, rows)["y"], run_reference(made, rows)["y"]
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("shapes", [{}, {"x": (2, 8, 16)}])
+def test_onnxruntime_multiplies_bytes_whether_shapes_are_fixed_or_not(shapes, tmp_path, monkeypatch):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N, 8, 16] x, float[16, 16] w, float[16] b) => (float[N, 8, 16] y) {
+            m = MatMul(x, w)
+            y = Add(m, b)
+        }"""
+    model = batched(model_from_text(text, w=(16, 16), b=(16,)))
+    rows = {"x": np.random.default_rng(0).standard_normal((8, 8, 16)).astype(np.float32)}
+    some = quantise.from_arrays(model.signature, rows, batch=4)
+    scheme = quantise.scheme_for("onnxruntime", this_machine())
+    planned = quantise.plan(model, scheme)
+    made = quantise.quantise(planned, observe(planned.model, some, planned.values), scheme)
+    engine, path = engines.load("onnxruntime"), tmp_path / "as_it_runs.onnx"
+    usual = engine._settings
+
+    def written(options):
+        settings = usual(options)
+        settings.optimized_model_filepath = str(path)
+        return settings
+
+    monkeypatch.setattr(engine, "_settings", written)
+    engine.load(made, Options(shapes=shapes)).close()
+    runs = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+    assert "MatMulIntegerToFloat" in runs and not runs & {"Gemm", "MatMul"}
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,14 @@ def test_no_engine_waits_for_other_graphs_of_another(model):
     assert sum("not tried" in row.failure for row in profile.measurements) == 5
 
 
+def test_the_fastest_on_one_core_is_tried_in_streams_though_time_is_short(model):
+    track = slow_to_load(Track(lambda c: 0.01 * c.batch / c.streams), 1.0)
+    profile = track.tune(model, two_graphs(model), batches=(8,), budget_s=8.0)
+    streams = [row.candidate for row in profile.usable() if row.candidate.streams > 1]
+    assert streams == [replace(profile.best(threads=1, batch=8).candidate, streams=2)], "and nothing else is"
+    assert profile.best(threads=2, batch=8).candidate == streams[0]
+
+
 def test_an_engine_that_never_had_its_turn_is_no_reason_to_keep_the_profile(model):
     for budget_s, opened in ((1.0, 2), (100.0, 1)):
         tracks = [slow_to_load(Track(linear), 2.0) for _ in range(2)]

@@ -29,9 +29,11 @@ _ROUNDS_BEFORE_OFFSPRING = 3
 _LEAST_ROUNDS = 3  # with fewer, offspring that looks fast may only have been lucky
 _ENOUGH_ROUNDS = 5  # one round after cold starts tells nothing
 # Everything counts: loading, checking and timing. Until which part of the budget
-_VARIETY = 0.5  # whoever differs from another in the race by graph or chunks alone may enter,
+_VARIETY = 0.5  # whoever differs from another in the race by graph, chunks or streams alone may enter,
 _FINAL = 0.6  # all candidates are timed, and then the contenders alone,
-_KINDS = 0.75  # the first of an engine at a precision and number of threads may enter.
+_KINDS = (
+    0.75  # the first of an engine at a precision and number of threads may enter, or the leader in streams.
+)
 _GRACE = 0.25  # of the budget more is for rounds where there were not enough of them.
 _SPLITTING = 0.15  # of the budget may go into the search for splits between engines
 _PROMISING = 1.4  # candidates at most so much slower than their leader get offspring
@@ -153,9 +155,10 @@ class Heat:
                 since = number + 1
                 continue
             self._retire(beaten(self.times, self._alive))
-            if number - since + 1 == _ROUNDS_BEFORE_OFFSPRING and self._spent() < _VARIETY:
+            if number - since + 1 == _ROUNDS_BEFORE_OFFSPRING and self._spent() < _KINDS:
                 self._breed(threads)
-                self._splice(threads, _SPLITTING * budget_s)
+                if self._spent() < _VARIETY:
+                    self._splice(threads, _SPLITTING * budget_s)
             elif self._spent() >= _FINAL:
                 known = {c for c in self._alive if len(self.times[c]) >= _LEAST_ROUNDS}
                 self._retire(known - contenders(self.times, self._alive))
@@ -265,7 +268,13 @@ class Heat:
                 parents[candidate.engine, candidate.precision, candidate.threads] = candidate
         children = [child for parent in parents.values() for child in offspring(parent, threads)]
         children += [replace(leader, pinned=True) for leader in best.values() if leader.threads > 1]
-        self._entered([c for c in dict.fromkeys(children) if c not in self.times and c not in self.failures])
+        fresh = [c for c in dict.fromkeys(children) if c not in self.times and c not in self.failures]
+        # Several streams of what is fastest on one core seldom lose to one call on all cores.
+        likely = [
+            c for c in fresh if c.streams > 1 and not c.chunk and replace(c, streams=1) in best.values()
+        ]
+        self._entered(likely, _KINDS)
+        self._entered([c for c in fresh if c not in likely])
 
     def _splice(self, threads: Sequence[int], budget_s: float) -> None:
         """Enter the splits between two engines that measured parts promise to be faster than either."""

@@ -92,7 +92,8 @@ def quantise(
         raise BadModelError(f"nothing is left to quantise in {made.name}", "every layer is to be kept")
     values = _values(scope.graph, layers, scheme)
     origins = {value: _origin(value) if scheme.results else value for value in values}
-    writer = _Writer(scope, scheme, observed, origins)
+    signed = {v for layer in layers if layer.weight is None for v in layer.node.inputs if v is not None}
+    writer = _Writer(scope, scheme, observed, origins, signed if scheme.products == "scores" else set())
     for value in values:
         writer.activation(value)
     for layer in layers:
@@ -119,11 +120,19 @@ def _chosen(graph: ir.Graph, scheme: Scheme, keep: Collection[str]) -> tuple[lis
     for layer in layers:
         if scheme.results and is_op(layer.node, "ConvTranspose"):
             refused[layer.name] = "this engine has no 8-bit kernel for it"
-        elif layer.weight is None and not scheme.products:
-            refused[layer.name] = "this engine multiplies computed factors in floats"
+        elif layer.weight is None and _in_floats(layer, scheme):
+            refused[layer.name] = "this engine multiplies these computed factors in floats"
         elif layer.name not in keep:
             chosen.append(layer)
     return chosen, refused
+
+
+def _in_floats(layer: Layer, scheme: Scheme) -> bool:
+    """Whether a product of computed factors is left as it is."""
+    if scheme.products != "scores":
+        return scheme.products == "none"
+    factors = [_origin(value).producer() for value in layer.node.inputs if value is not None]
+    return any(node is not None and is_op(node, "Softmax") for node in factors)
 
 
 def _values(graph: ir.Graph, layers: Iterable[Layer], scheme: Scheme) -> list[ir.Value]:
@@ -187,39 +196,40 @@ class _Writer:
         scheme: Scheme,
         observed: Mapping[str, Observed],
         origins: Mapping[ir.Value, ir.Value],
+        signed: Collection[ir.Value],
     ) -> None:
         self.scope, self.scheme, self.observed, self._origins = scope, scheme, observed, origins
+        self._signed = signed
         self._scales: dict[ir.Value, float] = {}
 
     def activation(self, value: ir.Value) -> None:
         """Quantise a computed value or an input for all of its readers; an output of the graph stays as it is."""
-        scale, zero = self._numbers(value)
+        scale, zero, dtype = self._numbers(value)
         first = next(node for node in self.scope.graph if value in node.inputs)
         users = [use for use in value.uses() if use.node.graph is self.scope.graph]
         name = str(value.name)
         numbers = [
             self.scope.add_constant(f"{name}_scale", np.array(scale, np.float32)),
-            self.scope.add_constant(f"{name}_zero_point", np.array(zero, self.scheme.dtype)),
+            self.scope.add_constant(f"{name}_zero_point", np.array(zero, dtype)),
         ]
         small = self.scope.add_node("QuantizeLinear", [value, *numbers], first)
         small.shape = value.shape
-        small.type = _tensor_type(self.scheme.dtype)
+        small.type = _tensor_type(dtype)
         wide = self.scope.add_node("DequantizeLinear", [small, *numbers], first, like=value)
         for use in users:
             use.node.replace_input_with(use.idx, wide)
         self._scales[wide] = scale
 
-    def _numbers(self, value: ir.Value) -> tuple[float, int]:
-        """Scale and zero point; a rearranged value has those of its origin."""
+    def _numbers(self, value: ir.Value) -> tuple[float, int, np.dtype[Any]]:
+        """Scale, zero point and type of numbers; a rearranged value has those of its origin."""
         origin = self._origins[value]
         seen = self.observed[str(origin.name)]
-        info = np.iinfo(self.scheme.dtype)
-        symmetric = self.scheme.activations == "int8"
+        symmetric = self.scheme.activations == "int8" or origin in self._signed
         low, high = seen.range(self.scheme.method, symmetric=symmetric)
         if symmetric:
-            return max(high, -low) / 127, 0
-        scale = (high - low) / (int(info.max) - int(info.min))
-        return scale, round(int(info.min) - low / scale)
+            return max(high, -low) / 127, 0, np.dtype(np.int8)
+        scale = (high - low) / 255
+        return scale, round(-low / scale), np.dtype(np.uint8)
 
     def weights(self, layer: Layer) -> None:
         """Quantise a layer's weights and bias."""

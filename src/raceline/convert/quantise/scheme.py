@@ -12,6 +12,8 @@ from raceline.core.errors import ConfigError
 from raceline.ir import PlatformProfile
 from raceline.ir.engine_rules import multiplies_exactly
 
+Products = Literal["all", "scores", "none"]
+
 RUNS_QDQ = ("onnxruntime", "openvino", "native")
 """Engines that run QDQ in 8-bit arithmetic. MNN 3.6 does not: its converter aborts on QuantizeLinear of computed
 values, and its own 8-bit path takes no ranges but those that its own tool finds."""
@@ -32,10 +34,12 @@ class Scheme:
         per_channel: a scale for each output channel of a weight.
         method: how ranges of activations are found.
         results: whether the results of quantised convolutions are quantised at once, as ONNX Runtime's kernels
-            want it; else only what such nodes read, and the engine decides.
+            want it, and OpenVINO's before a pool; else only what such nodes read, and the engine decides.
         sums: whether results of convolutions that are added to something computed are quantised before, so that
             residual sums are of 8-bit numbers on both sides. It saves memory traffic and costs accuracy.
-        products: whether products whose factors are both computed, as in attention, are quantised too.
+        products: which products whose factors are both computed, as in attention, are quantised too: "all", "none",
+            or "scores", which leaves in floats those that a softmax weighs, and of the others takes both factors as
+            int8 around zero, whatever `activations` are.
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
@@ -44,7 +48,7 @@ class Scheme:
     method: Method = "minmax"
     results: bool = True
     sums: bool = False
-    products: bool = True
+    products: Products = "all"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -68,16 +72,26 @@ class Scheme:
         return np.dtype(self.activations)
 
 
+# Our own attention stays in one piece, which computes in floats; OpenVINO's takes scores of int8 around zero only.
+_PRODUCTS: dict[str, Products] = {"native": "none", "openvino": "scores"}
+
+
 def scheme_for(engine: str, platform: PlatformProfile, *, method: Method = "minmax") -> Scheme:
     """What suits an engine's kernels on a machine."""
-    ours = engine == "native"  # exact everywhere; attention stays in one piece, which computes in floats
-    exact = ours or multiplies_exactly(platform.architecture, platform.instruction_sets)
+    exact = engine == "native" or multiplies_exactly(platform.architecture, platform.instruction_sets)
     return Scheme(
-        weight_bits=8 if exact else 7, results=engine == "onnxruntime", products=not ours, method=method
-    )
+        weight_bits=8 if exact else 7, results=engine == "onnxruntime", products=_PRODUCTS.get(engine, "all"),
+        method=method,
+    )  # fmt: skip
 
 
 def schemes_for(engine: str, platform: PlatformProfile) -> tuple[Scheme, ...]:
-    """Schemes between which measuring has to decide, the more accurate first."""
+    """Schemes between which measuring has to decide, the more accurate first.
+
+    OpenVINO computes a convolution and the pool behind it in floats unless the result between them is quantised,
+    and elsewhere is faster without such pairs.
+    """
     usual = scheme_for(engine, platform)
-    return (usual, replace(usual, sums=True)) if engine == "openvino" else (usual,)
+    if engine != "openvino":
+        return (usual,)
+    return usual, replace(usual, products="none"), replace(usual, sums=True), replace(usual, results=True)

@@ -36,6 +36,7 @@ OTHER = "onnxruntime"
 
 _ROUNDS = 5  # of measuring whether a part pays; the least counts
 _CLEARLY = 1.03  # times slower, for our kernels to give way
+_BEYOND_DOUBT = 1.2  # times slower or faster: no further rounds
 
 _log = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
@@ -163,7 +164,7 @@ class _Making:
             plan = self.plan(cut_up(self.whole, self.table, left=slow))
         alone = Plan([_whole(self.model, self.options)], has_steps=True)
         names = [spec.name for spec in self.model.signature.outputs]
-        ours, theirs = self._seconds(lambda: plan.run(inputs, names), lambda: alone.run(inputs, names))
+        ours, theirs = self._compared(lambda: plan.run(inputs, names), lambda: alone.run(inputs, names))
         _log.info("%s: %.3g ms in parts, %.3g ms on %s", self.model.name, 1e3 * ours, 1e3 * theirs, OTHER)
         keeps = ours <= _CLEARLY * theirs
         (alone if keeps else plan).close()
@@ -177,7 +178,7 @@ class _Making:
             other = self._other(segment) if isinstance(part, NetPart) else None
             if other is not None and all(name in values for name in other.inputs):
                 seen = dict(values)
-                ours, theirs = self._seconds(
+                ours, theirs = self._compared(
                     lambda part=part, seen=seen: part.run(seen),  # type: ignore[misc]
                     lambda other=other, seen=seen: other.run(seen),  # type: ignore[misc]
                 )
@@ -188,16 +189,18 @@ class _Making:
             values |= part.run(values)
         return slow
 
-    def _seconds(self, *runs: Callable[[], object]) -> list[float]:
-        """Least time of each, by turns: computing time at one thread, so that other work does not choose."""
+    def _compared(self, ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float]:
+        """Least seconds of each, by turns: computing time at one thread, so that other work does not choose."""
         clock = time.thread_time if self.options.threads == 1 else time.perf_counter
-        least = [float("inf")] * len(runs)
-        for _ in range(_ROUNDS):
-            for place, run in enumerate(runs):
+        least = [float("inf"), float("inf")]
+        for number in range(_ROUNDS):
+            for place, run in enumerate((ours, theirs)):
                 start = clock()
                 run()
                 least[place] = min(least[place], clock() - start)
-        return least
+            if number and max(least) > _BEYOND_DOUBT * min(least):
+                break
+        return least[0], least[1]
 
     def _part(self, segment: Segment) -> NetPart | OtherPart:
         if segment.steps is None:
