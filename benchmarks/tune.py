@@ -10,9 +10,10 @@ Four parts, each by itself with --parts:
 For every model, batch and number of threads, the tuned configuration, once in full precision and once with fewer
 bits allowed, beside the plain engines on the graph as it was read, the 8-bit models that ONNX Runtime's own
 quantiser and NNCF make of it, and OpenVINO's bf16; all loaded at once and timed in interleaved rounds, each engine
-in a process of its own. Calibration data and accuracy budget are the same for all, and who is outside the budget is
-no peer. Weights of the zoo's networks are random and inputs are generated, so accuracy here is fidelity to the
-network in full precision; that of trained networks is what `qat_accuracy_drop` measures.
+in a process of its own, three times over in fresh processes. Calibration data and accuracy budget are the same for
+all, and who is outside the budget is no peer. Weights of the zoo's networks are random and inputs are generated, so
+accuracy here is fidelity to the network in full precision; that of trained networks is what `qat_accuracy_drop`
+measures.
 """
 
 import argparse
@@ -45,6 +46,7 @@ from raceline.loop import TerminalProgress
 BATCHES = (1, 8)
 TUNE_S = 120.0  # as `raceline convert tune` takes where nothing is said
 SEARCH_S = 60.0  # for graphs of fewer bits, as there
+REPEATS = 3  # of each race, with fresh processes; medians count
 SEED = 0
 PARTS = ("races", "kernels", "qat", "search")
 FIGURES = (
@@ -63,7 +65,7 @@ PEER_ENGINES = Path(__file__).parent / "_engines"
 
 @dataclass
 class Race:
-    """One model at one batch and number of threads; seconds of one call, medians over interleaved rounds.
+    """One model at one batch and number of threads; seconds of one call, medians of runs of interleaved rounds.
 
     Attributes:
         threads: how many may be used.
@@ -87,6 +89,10 @@ class Race:
         return min(
             (self.seconds[r] for r in runners if r in self.seconds and r not in self.out), default=None
         )
+
+    def __str__(self) -> str:
+        regret = "no peer is right" if self.regret is None else f"regret {self.regret:.3f}"
+        return f"{self.model} batch {self.batch} threads {self.threads}: {regret}, {self.choice.get('tuned', '')}"
 
     @property
     def regret(self) -> float | None:
@@ -159,18 +165,36 @@ class Contest:
     reduced: Reduced
     peers: Peers
 
-    def race(self, batch: int, threads: int) -> Race:
-        """Time everything at one batch and number of threads, and judge it."""
+    def races(self, settings: Sequence[tuple[int, int]]) -> list[Race]:
+        """Time everything at each batch and number of threads, and judge it.
+
+        All is run several times, apart in time and in fresh processes, for where memory lies and who else uses the
+        host move one engine against another in a whole race, however often its rounds alternate.
+        """
+        found = [self._begun(*setting) for setting in settings]
+        runs: list[list[dict[str, float]]] = [[] for _ in settings]
+        for _ in range(REPEATS):
+            for race, times in zip(found, runs, strict=True):
+                times.append(self._run(race, judged=bool(times)))
+        for race, times in zip(found, runs, strict=True):
+            names = [name for name in times[0] if all(name in one for one in times)]
+            race.seconds = {name: statistics.median(one[name] for one in times) for name in names}
+        return [merged(race) for race in found]
+
+    def _begun(self, batch: int, threads: int) -> Race:
         runners = self._runners(batch, threads)
-        result = Race(self.name, batch, threads, {}, out=dict(self.peers.refusals))
-        result.choice = {name: str(runners[name]) for name in ("tuned", "tuned fp32")}
+        choice = {name: str(runners[name]) for name in ("tuned", "tuned fp32")}
+        return Race(self.name, batch, threads, {}, out=dict(self.peers.refusals), choice=choice)
+
+    def _run(self, race: Race, *, judged: bool) -> dict[str, float]:
+        """Seconds of each runner, in processes of this run; what they compute is judged once."""
+        runners = self._runners(race.batch, race.threads)
         truth = Truth(self.models["source"], self.shapes, SEED)
         with Bench(self.models, self.shapes) as bench:
             times = interleaved(bench, runners)
-            for name in times:
-                self._judge(bench, truth, name, runners[name], result)
-        result.seconds = {name: statistics.median(rounds) for name, rounds in times.items()}
-        return merged(result)
+            for name in () if judged else times:
+                self._judge(bench, truth, name, runners[name], race)
+        return {name: statistics.median(rounds) for name, rounds in times.items()}
 
     def _runners(self, batch: int, threads: int) -> dict[str, Candidate]:
         counts = sorted({1, threads})
@@ -242,7 +266,7 @@ def measure(case: Case, progress: Progress) -> list[Race]:
         peers = peers_of(case, source, calibration, Path(scratch))
         models = {"source": source, "optimised": model} | {way.variant: way.model for way in reduced.ways}
         contest = Contest(case.name, models | peers.models, shapes, profile, full, reduced, peers)
-        return [contest.race(batch, threads) for batch in batches for threads in THREADS]
+        return contest.races([(batch, threads) for batch in batches for threads in THREADS])
 
 
 def figures(found: dict[str, list[Race]]) -> dict[str, Any]:
@@ -321,6 +345,8 @@ def _races(cases: Sequence[Case], progress: Progress) -> dict[str, Any]:
         print(f"{case.name} ...", file=sys.stderr)
         try:
             found[case.name] = measure(case, progress)
+            for race in found[case.name]:
+                print(f"  {race}", file=sys.stderr)
         except RacelineError as error:
             failed[case.name] = str(error)
             print(f"{case.name} failed: {error}", file=sys.stderr)
