@@ -12,6 +12,7 @@ from raceline import _native, engines, zoo
 from raceline.convert import differences
 from raceline.convert.example import model_from_text
 from raceline.convert.readers import onnx as reader
+from raceline.core.clock import ManualClock
 from raceline.core.errors import BadModelError, ConfigError
 from raceline.engines import Options
 from raceline.engines.native import plan
@@ -408,12 +409,26 @@ TWO_NETS = read_text(
 def test_nets_that_do_not_pay_are_left_to_the_other_engine(measured, kept, monkeypatch):
     """Measured part by part, and then the whole."""
     left = iter(measured)
-    monkeypatch.setattr(plan._Making, "_seconds", lambda self, *runs: next(left))
+    monkeypatch.setattr(plan._Making, "_compared", lambda self, *runs: next(left))
     session = ENGINE.load(TWO_NETS, Options(shapes={"x": (1, 3, 16, 16)}))
     (chosen,) = session._plans.values()
     assert [type(part).__name__ for part in chosen.parts] == kept
     inputs = make_inputs(TWO_NETS.signature, {"x": (1, 3, 16, 16)}, seed=0)
     assert_right(TWO_NETS, inputs, session.run(inputs))
+
+
+@pytest.mark.parametrize(("theirs_s", "rounds"), [(1.1, 5), (2.0, 2), (0.5, 2)])
+def test_who_is_faster_is_measured_no_longer_than_there_is_doubt(theirs_s, rounds, monkeypatch):
+    clock, ran = ManualClock(), []
+
+    def take(seconds):
+        ran.append(seconds)
+        clock.sleep_s(seconds)
+
+    monkeypatch.setattr(plan.time, "thread_time", clock.now_s)
+    making = plan._Making(TWO_NETS, TWO_NETS, None, Options(), 0.0)
+    found = making._compared(lambda: take(1.0), lambda: take(theirs_s))
+    assert found == pytest.approx((1.0, theirs_s)) and len(ran) == 2 * rounds
 
 
 def test_swishes_and_scales_cost_no_step():
