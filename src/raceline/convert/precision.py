@@ -150,8 +150,8 @@ def reduce(
     _same_shapes(samples, shapes)
     clock = clock or SystemClock()
     until_s = clock.now_s() + deadline_s
-    asked = _asked(model, samples, budget, platform, engine_names, precisions, wanted, deadline_s)
-    known = None if book is None else book.find(asked)
+    asked = _asked(model, samples, budget, platform, engine_names, precisions, wanted)
+    known = None if book is None else book.find(asked, deadline_s)
     seen, judged = samples.split()
     parts = judged.split() if judged.items >= _ENOUGH_FOR_TWO else (judged, judged)
     with Runner(judged, threads=threads) as run:
@@ -181,7 +181,7 @@ def reduce(
         maker.notes.append(why)
     recipes = Recipes(asked, affordable, tuple(map(_recipe, maker.ways)), tuple(maker.notes))
     if book is not None and not maker.hindered:
-        book.keep(recipes)
+        book.keep(recipes, deadline_s)
     return _reduced(maker, judge, samples, budget, recipes)
 
 
@@ -199,7 +199,6 @@ def _asked(
     engine_names: Sequence[str],
     precisions: Sequence[str],
     wanted: bool,
-    deadline_s: float,
 ) -> str:
     """Changes with all that decides about the graphs, but for what is measured."""
     versions = []
@@ -208,7 +207,7 @@ def _asked(
             versions.append(f"{name} {engines.load(name).version()}")
     asked = (
         __version__, structural_sha256(model), samples.sha256(), repr(budget), platform.key, *versions,
-        *engine_names, *precisions, wanted, deadline_s,
+        *engine_names, *precisions, wanted,
     )  # fmt: skip
     return hashlib.sha256("\n".join(map(str, asked)).encode()).hexdigest()
 

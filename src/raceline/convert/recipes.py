@@ -46,7 +46,7 @@ class Recipes:
     """All graphs of a model that compete with full precision.
 
     Attributes:
-        key: of all that was asked: model, data, budget, machine, engines, time.
+        key: of all that was asked but the time: model, data, budget, machine, engines.
         items: that judged.
         ways: what was made.
         notes: what was not, and why.
@@ -60,29 +60,34 @@ class Recipes:
 
 @dataclass(frozen=True)
 class RecipeBook:
-    """Where recipes are looked for: among those given, of logs, and then in the cache, which keeps new ones."""
+    """Where recipes are looked for: among those given, of logs, and then in the cache, which keeps new ones.
+
+    A log tells what was made, however long that search might take; the cache keeps one for each time, as a longer
+    search may find better graphs.
+    """
 
     given: Sequence[Recipes] = ()
 
-    def find(self, key: str) -> Recipes | None:
+    def find(self, key: str, deadline_s: float) -> Recipes | None:
         """The recipes of what is asked; None where there are none, or they are damaged, which is told."""
         for recipes in self.given:
             if recipes.key == key:
                 return recipes
-        text = recall(_name(key))
+        name = _name(key, deadline_s)
+        text = recall(name)
         if text is None:
             return None
         try:
             found = from_json(Recipes, json.loads(text))
         except (ValueError, RecursionError, ConfigError) as error:
-            _logger.warning("%s in the cache is damaged (%s); searching again", _name(key), error)
+            _logger.warning("%s in the cache is damaged (%s); searching again", name, error)
             return None
         return found if found.key == key else None
 
-    def keep(self, recipes: Recipes) -> None:
+    def keep(self, recipes: Recipes, deadline_s: float) -> None:
         """For the next time."""
-        store(_name(recipes.key), json.dumps(asdict(recipes)))
+        store(_name(recipes.key, deadline_s), json.dumps(asdict(recipes)))
 
 
-def _name(key: str) -> str:
-    return f"fewer-bits/{key}.json"
+def _name(key: str, deadline_s: float) -> str:
+    return f"fewer-bits/{key}-{deadline_s:g}s.json"
