@@ -400,7 +400,7 @@ def test_a_log_that_does_not_exist_cannot_be_replayed(model, tmp_path):
         tuned(model, TuningLog(replay=tmp_path / "nowhere.jsonl"))
 
 
-def test_a_full_disk_under_the_cache_costs_the_log_and_not_the_run(model, monkeypatch):
+def test_a_full_disk_under_the_cache_costs_the_log_and_not_the_run(model, monkeypatch, tmp_path):
     def full(self, head):
         raise OSError(28, "No space left on device")
 
@@ -409,4 +409,4 @@ def test_a_full_disk_under_the_cache_costs_the_log_and_not_the_run(model, monkey
     _, profile = tuned(model, log, cache=True)
     assert profile.best() and "No space left on device" in log.notes[0]
     with pytest.raises(ConfigError, match=r"cannot be written: No space.*--log"):
-        tuned(model, TuningLog(Path("here.jsonl").absolute()))
+        tuned(model, TuningLog(tmp_path / "here.jsonl"))
