@@ -31,9 +31,7 @@ _ENOUGH_ROUNDS = 5  # one round after cold starts tells nothing
 # Everything counts: loading, checking and timing. Until which part of the budget
 _VARIETY = 0.5  # whoever differs from another in the race by graph, chunks or streams alone may enter,
 _FINAL = 0.6  # all candidates are timed, and then the contenders alone,
-_KINDS = (
-    0.75  # the first of an engine at a precision and number of threads may enter, or the leader in streams.
-)
+_KINDS = 0.75  # the first of an engine, precision and number of threads, or the leader in streams, may enter.
 _GRACE = 0.25  # of the budget more is for rounds where there were not enough of them.
 _SPLITTING = 0.15  # of the budget may go into the search for splits between engines
 _PROMISING = 1.4  # candidates at most so much slower than their leader get offspring

@@ -86,7 +86,7 @@ def scheme_for(engine: str, platform: PlatformProfile, *, method: Method = "minm
 
 
 def schemes_for(engine: str, platform: PlatformProfile) -> tuple[Scheme, ...]:
-    """Schemes between which measuring has to decide, the more accurate first.
+    """Schemes between which measuring has to decide, the usual first, which stays where the others gain little.
 
     OpenVINO computes a convolution and the pool behind it in floats unless the result between them is quantised,
     and elsewhere is faster without such pairs.
